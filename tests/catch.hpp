@@ -1,0 +1,8 @@
+// Catch2 under both of its layouts: 2.13 (Debian 12) and 3.x.
+#pragma once
+
+#if __has_include(<catch2/catch_all.hpp>)
+#include <catch2/catch_all.hpp>
+#else
+#include <catch2/catch.hpp>
+#endif
