@@ -1,0 +1,98 @@
+// The threads of one CPU rank: a fixed set that runs numbered tasks and returns when all are done.
+#pragma once
+
+#include <atomic>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include <t5zero/core/integers.hpp>
+
+namespace t5zero::cpu {
+
+/// Runs `task(index)` for every index of a range on the calling thread and `size() - 1` others. Nothing is allocated
+/// by `run`. Which thread runs which task varies; tasks that write disjoint results give the same bits with any
+/// number of threads. Not reentrant: a task must not call `run`.
+class thread_pool {
+ public:
+  /// `threads` >= 1; 1 means that everything runs on the caller.
+  explicit thread_pool(int threads) {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  }
+  thread_pool(const thread_pool&) = delete;
+  thread_pool& operator=(const thread_pool&) = delete;
+  ~thread_pool() {
+    stop_ = true;
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
+  [[nodiscard]] int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+  /// Calls task(i) for i in [0, count), each exactly once; rethrows the first exception of a task.
+  template <class Task>
+  void run(index_t count, const Task& task) {
+    if (count <= 0) return;
+    if (workers_.empty() || count == 1) {
+      for (index_t i = 0; i < count; ++i) task(i);
+      return;
+    }
+    invoke_ = [](const void* context, index_t i) { (*static_cast<const Task*>(context))(i); };
+    context_ = &task;
+    count_ = count;
+    next_.store(0, std::memory_order_relaxed);
+    busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+    drain();
+    for (int spins = 0; busy_.load(std::memory_order_acquire) != 0; ++spins) {
+      if (spins > spin_limit) std::this_thread::yield();
+    }
+    if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+  }
+
+ private:
+  static constexpr int spin_limit = 20'000;  ///< polls before a waiting thread gives its core away, about 50 us
+
+  void drain() {
+    for (;;) {
+      const index_t i = next_.fetch_add(1, std::memory_order_relaxed);
+      if (i >= count_) return;
+      try {
+        invoke_(context_, i);
+      } catch (...) {
+        const std::lock_guard lock(failure_mutex_);
+        if (!failure_) failure_ = std::current_exception();
+      }
+    }
+  }
+
+  void work() {
+    std::uint32_t seen = 0;
+    for (;;) {
+      for (int spins = 0; generation_.load(std::memory_order_acquire) == seen; ++spins) {
+        if (spins > spin_limit) generation_.wait(seen, std::memory_order_acquire);
+      }
+      ++seen;
+      if (stop_) return;
+      drain();
+      busy_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  std::vector<std::thread> workers_;
+  std::atomic<std::uint32_t> generation_{0};
+  std::atomic<int> busy_{0};
+  std::atomic<index_t> next_{0};
+  std::atomic<bool> stop_{false};
+  void (*invoke_)(const void*, index_t) = nullptr;
+  const void* context_ = nullptr;
+  index_t count_ = 0;
+  std::mutex failure_mutex_;
+  std::exception_ptr failure_;
+};
+
+}  // namespace t5zero::cpu
