@@ -1,0 +1,139 @@
+// Where each activation of a training step stands in the arena, for ragged batches of at most the planned tokens.
+//
+// Saved from forward to backward: the fp32 residual stream before each sublayer, the inverse RMS of each norm, q, k, v,
+// the context and the log-sum-exp of each attention, the hidden layer of each feed-forward, and the encoder's output
+// with its cross-attention k, v. Everything else (normed inputs, dropout masks, attention probabilities) is computed
+// again. Buffers that live within one sublayer are shared by all sublayers; the head's logits, which live between
+// forward and backward, share the same bytes.
+#pragma once
+
+#include <t5zero/core/integers.hpp>
+#include <t5zero/plan/batch_shape.hpp>
+#include <t5zero/plan/slice.hpp>
+#include <t5zero/policy/model_size.hpp>
+
+namespace t5zero {
+
+/// Saved by a self- or cross-attention: one slice for each layer.
+struct attention_slices {
+  slice_array inverse_rms;  ///< float [tokens]
+  slice_array projected;    ///< param [tokens, 3 * inner_dim] (self: q, k, v) or [tokens, inner_dim] (cross: q)
+  slice_array context;      ///< param [tokens, inner_dim]
+  slice_array log_sum_exp;  ///< float [tokens, n_heads]
+};
+
+struct feed_forward_slices {
+  slice_array inverse_rms;  ///< float [tokens]
+  slice_array hidden;       ///< param [tokens, d_ff] (relu, after dropout) or [tokens, 2 * d_ff] (gated, before gelu)
+};
+
+struct activation_plan {
+  slice_array encoder_stream;  ///< float [source_tokens, d_model]: before each sublayer, and the last one's output
+  attention_slices encoder_attention;
+  feed_forward_slices encoder_feed_forward;
+  slice encoder_final_inverse_rms;  ///< float [source_tokens]
+  slice encoder_output;             ///< param [source_tokens, d_model]
+  slice cross_key_value;            ///< param [source_tokens, n_decoder_layers * 2 * inner_dim]
+
+  slice_array decoder_stream;  ///< float [target_tokens, d_model]
+  attention_slices decoder_attention;
+  attention_slices cross_attention;
+  feed_forward_slices decoder_feed_forward;
+  slice decoder_final_inverse_rms;  ///< float [target_tokens]
+  slice decoder_output;             ///< param [target_tokens, d_model]
+
+  // Alive from the head's backward to the end of the stack it belongs to.
+  slice grad_stream;           ///< float [max(source, target) tokens, d_model]
+  slice grad_encoder_output;   ///< float [source_tokens, d_model]
+  slice grad_cross_key_value;  ///< param, as cross_key_value
+
+  // Alive within one sublayer; T = max(source, target) tokens.
+  slice normed;          ///< param [T, d_model]
+  slice branch;          ///< float [T, d_model]: a sublayer's output before it joins the stream
+  slice grad_branch;     ///< param [T, d_model]
+  slice grad_projected;  ///< param [T, 3 * inner_dim]
+  slice grad_context;    ///< param [T, inner_dim]
+  slice activated;       ///< param [T, d_ff]: gated only
+  slice grad_activated;  ///< param [T, d_ff]
+  slice grad_hidden;     ///< param [T, d_ff] or [T, 2 * d_ff]
+
+  // Alive within the head, which runs on chunks of target tokens.
+  index_t head_chunk = 0;  ///< target tokens at a time
+  slice logits;            ///< float [head_chunk, vocab_size]
+  slice grad_logits;       ///< param [head_chunk, vocab_size]; empty in fp32, where logits become their gradient
+  slice row_loss;          ///< double [target_tokens, 2]
+
+  index_t bytes = 0;  ///< of all of the above
+};
+
+/// Tokens whose logits exist at a time: enough for the matmul to be bound by arithmetic, not by reading the head's
+/// weights again for each chunk.
+inline constexpr index_t head_chunk_tokens = 256;
+
+/// Lays the activations out. `param_bytes`: of one stored element (4 or 2).
+constexpr activation_plan plan_activations(const model_shape& shape, const batch_shape& batch,
+                                           index_t param_bytes, slice_builder& builder) {
+  const index_t start = builder.position();
+  const index_t d = shape.d_model;
+  const index_t inner = shape.inner_dim();
+  const index_t source = batch.source_tokens;
+  const index_t target = batch.target_tokens;
+  const index_t both = source > target ? source : target;
+  const index_t n_encoder = shape.n_encoder_layers;
+  const index_t n_decoder = shape.n_decoder_layers;
+  const index_t hidden = shape.gated() ? 2 * shape.d_ff : shape.d_ff;
+
+  activation_plan plan;
+  auto attention = [&](index_t layers, index_t tokens, index_t projected) {
+    attention_slices slices;
+    slices.inverse_rms = builder.take_array(layers, tokens * 4);
+    slices.projected = builder.take_array(layers, tokens * projected * param_bytes);
+    slices.context = builder.take_array(layers, tokens * inner * param_bytes);
+    slices.log_sum_exp = builder.take_array(layers, tokens * shape.n_heads * 4);
+    return slices;
+  };
+  auto feed_forward = [&](index_t layers, index_t tokens) {
+    feed_forward_slices slices;
+    slices.inverse_rms = builder.take_array(layers, tokens * 4);
+    slices.hidden = builder.take_array(layers, tokens * hidden * param_bytes);
+    return slices;
+  };
+
+  plan.encoder_stream = builder.take_array(2 * n_encoder + 1, source * d * 4);
+  plan.encoder_attention = attention(n_encoder, source, 3 * inner);
+  plan.encoder_feed_forward = feed_forward(n_encoder, source);
+  plan.encoder_final_inverse_rms = builder.take(source * 4);
+  plan.encoder_output = builder.take(source * d * param_bytes);
+  plan.cross_key_value = builder.take(source * n_decoder * 2 * inner * param_bytes);
+
+  plan.decoder_stream = builder.take_array(3 * n_decoder + 1, target * d * 4);
+  plan.decoder_attention = attention(n_decoder, target, 3 * inner);
+  plan.cross_attention = attention(n_decoder, target, inner);
+  plan.decoder_feed_forward = feed_forward(n_decoder, target);
+  plan.decoder_final_inverse_rms = builder.take(target * 4);
+  plan.decoder_output = builder.take(target * d * param_bytes);
+
+  plan.grad_stream = builder.take(both * d * 4);
+  plan.grad_encoder_output = builder.take(source * d * 4);
+  plan.grad_cross_key_value = builder.take(source * n_decoder * 2 * inner * param_bytes);
+  plan.row_loss = builder.take(target * 2 * 8);
+
+  const index_t shared = builder.position();
+  plan.normed = builder.take(both * d * param_bytes);
+  plan.branch = builder.take(both * d * 4);
+  plan.grad_branch = builder.take(both * d * param_bytes);
+  plan.grad_projected = builder.take(both * 3 * inner * param_bytes);
+  plan.grad_context = builder.take(both * inner * param_bytes);
+  plan.activated = builder.take(shape.gated() ? both * shape.d_ff * param_bytes : 0);
+  plan.grad_activated = builder.take(both * shape.d_ff * param_bytes);
+  plan.grad_hidden = builder.take(both * hidden * param_bytes);
+  builder.rewind(shared);
+  plan.head_chunk = target < head_chunk_tokens ? target : head_chunk_tokens;
+  plan.logits = builder.take(plan.head_chunk * shape.vocab_size * 4);
+  plan.grad_logits = builder.take(param_bytes == 4 ? 0 : plan.head_chunk * shape.vocab_size * param_bytes);
+  builder.skip_to_high_water();
+  plan.bytes = builder.position() - start;
+  return plan;
+}
+
+}  // namespace t5zero

@@ -1,0 +1,24 @@
+// The largest micro-batch that a run's buffers are planned for.
+#pragma once
+
+#include <t5zero/core/integers.hpp>
+
+namespace t5zero {
+
+/// Batches carry no padding, so tokens, not lengths times batch, are what costs memory.
+struct batch_shape {
+  index_t batch = 1;              ///< sequences
+  index_t source_tokens = 0;      ///< of all sequences together
+  index_t target_tokens = 0;      ///< of all sequences together
+  index_t max_source_length = 0;  ///< of one sequence
+  index_t max_target_length = 0;  ///< of one sequence
+
+  /// The worst batch that a command line allows: every sequence as long as it may be.
+  [[nodiscard]] static constexpr batch_shape of_lengths(index_t batch, index_t max_source_length,
+                                                        index_t max_target_length) {
+    return {batch, batch * max_source_length, batch * max_target_length, max_source_length,
+            max_target_length};
+  }
+};
+
+}  // namespace t5zero
