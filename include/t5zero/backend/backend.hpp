@@ -1,0 +1,75 @@
+// What a backend must offer. The model is written against sublayers (self-attention, feed-forward, ...); a backend
+// brings either primitive operations, from which nn/ composes each sublayer, or its own fused sublayers, one by one.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <string_view>
+
+#include <t5zero/backend/dropout.hpp>
+#include <t5zero/core/dtype.hpp>
+#include <t5zero/core/integers.hpp>
+#include <t5zero/plan/batch_shape.hpp>
+#include <t5zero/policy/model_size.hpp>
+#include <t5zero/policy/precision.hpp>
+#include <t5zero/tensor/ragged_view.hpp>
+#include <t5zero/tensor/tensor_view.hpp>
+
+namespace t5zero {
+
+/// How a matmul reads an operand.
+enum class transpose : std::uint8_t { no, yes };
+
+/// Which keys a query sees, beside those of its own sequence.
+enum class attention_mask : std::uint8_t { full, causal };
+
+/// One multi-head attention over ragged batches, without T5's missing 1/sqrt(d_kv).
+template <element T>
+struct attention_inputs {
+  matrix_view<const T> query;  ///< [query tokens, n_heads * d_kv]
+  matrix_view<const T> key;    ///< [key tokens, n_heads * d_kv]
+  matrix_view<const T> value;  ///< [key tokens, n_heads * d_kv]
+  const T* relative_bias = nullptr;  ///< [n_buckets, n_heads]; null: none (cross-attention)
+  index_t n_heads = 0;
+  index_t d_kv = 0;
+  index_t n_buckets = 32;
+  index_t max_distance = 128;
+  attention_mask mask = attention_mask::full;  ///< causal bias buckets go with the causal mask
+  ragged_view queries;
+  ragged_view keys;
+  dropout_site dropout;  ///< of the attention weights
+};
+
+/// Scalars of one AdamW update (Loshchilov and Hutter 2019), the same for all elements of a range.
+struct adamw_params {
+  float learning_rate = 0.0F;
+  float beta1 = 0.9F;
+  float beta2 = 0.999F;
+  float epsilon = 1e-8F;
+  float weight_decay = 0.0F;          ///< 0 for what does not decay
+  float bias_correction1 = 1.0F;      ///< 1 - beta1^t
+  float bias_correction2_sqrt = 1.0F; ///< sqrt(1 - beta2^t)
+  float grad_multiplier = 1.0F;       ///< unscaling and clipping in one factor
+};
+
+// One idea each, so that a compiler names the missing piece.
+template <class B>
+concept has_execution = requires(typename B::execution& e) {
+  { e.fork() } -> std::same_as<typename B::execution&>;
+  e.join(e);
+};
+template <class B, class P>
+concept has_sublayers = requires { typename B::template sublayers<P>; };
+template <class B, class P>
+concept plans_its_workspace = requires(model_shape shape, batch_shape batch) {
+  { B::template workspace_bytes<P>(shape, batch, 1) } -> std::same_as<index_t>;
+};
+template <class B, class P>
+concept supports_precision = B::template supports<P>;
+
+/// Backend B can run precision policy P.
+template <class B, class P>
+concept backend_for = precision_policy<P> && supports_precision<B, P> && has_execution<B> &&
+                      has_sublayers<B, P> && plans_its_workspace<B, P>;
+
+}  // namespace t5zero
