@@ -79,4 +79,30 @@ gradient_view contribute_vector(Sink& sink, parameter_range range) {
   return sink.contribute(range, 1, range.count);
 }
 
+template <gradient_sink Sink>
+nn::self_attention_gradients self_attention_gradients_of(Sink& sink, const model_shape& shape,
+                                                         const layer_ranges& layer, parameter_range bias) {
+  return {contribute_vector(sink, layer.self_norm), contribute_matrix(sink, layer.self_qkv, shape.d_model),
+          contribute_matrix(sink, layer.self_o, shape.inner_dim()),
+          sink.accumulator(bias, shape.n_buckets, shape.n_heads)};
+}
+template <gradient_sink Sink>
+nn::cross_attention_gradients cross_attention_gradients_of(Sink& sink, const model_shape& shape,
+                                                           const layer_ranges& layer) {
+  return {contribute_vector(sink, layer.cross_norm), contribute_matrix(sink, layer.cross_q, shape.d_model),
+          contribute_matrix(sink, layer.cross_o, shape.inner_dim())};
+}
+template <gradient_sink Sink>
+nn::feed_forward_gradients feed_forward_gradients_of(Sink& sink, const model_shape& shape,
+                                                     const layer_ranges& layer) {
+  return {contribute_vector(sink, layer.feed_forward_norm), contribute_matrix(sink, layer.wi, shape.d_model),
+          contribute_matrix(sink, layer.wo, shape.d_ff)};
+}
+
+/// Every gradient of the layer is there (those of `cross_key_value` are the encoder's to complete).
+template <gradient_sink Sink>
+void complete_layer(Sink& sink, const layer_ranges& layer) {
+  sink.complete(layer.all);
+}
+
 }  // namespace t5zero::model

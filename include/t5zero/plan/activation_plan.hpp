@@ -43,8 +43,8 @@ struct activation_plan {
   slice decoder_output;             ///< param [target_tokens, d_model]
 
   // Alive from the head's backward to the end of the stack it belongs to.
-  slice grad_stream;           ///< float [max(source, target) tokens, d_model]
-  slice grad_encoder_output;   ///< float [source_tokens, d_model]
+  slice grad_stream;           ///< float [T, d_model], T = max(source, target) tokens
+  slice grad_output;           ///< float [T, d_model]: of the decoder's output, later of the encoder's
   slice grad_cross_key_value;  ///< param, as cross_key_value
 
   // Alive within one sublayer; T = max(source, target) tokens.
@@ -114,7 +114,7 @@ constexpr activation_plan plan_activations(const model_shape& shape, const batch
   plan.decoder_output = builder.take(target * d * param_bytes);
 
   plan.grad_stream = builder.take(both * d * 4);
-  plan.grad_encoder_output = builder.take(source * d * 4);
+  plan.grad_output = builder.take(both * d * 4);
   plan.grad_cross_key_value = builder.take(source * n_decoder * 2 * inner * param_bytes);
   plan.row_loss = builder.take(target * 2 * 8);
 
