@@ -9,7 +9,7 @@
 
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/batch_shape.hpp>
-#include <t5zero/plan/slice.hpp>
+#include <t5zero/tensor/slice.hpp>
 #include <t5zero/policy/model_size.hpp>
 
 namespace t5zero {

@@ -10,7 +10,7 @@
 #include <t5zero/plan/activation_plan.hpp>
 #include <t5zero/plan/batch_shape.hpp>
 #include <t5zero/plan/parameter_table.hpp>
-#include <t5zero/plan/slice.hpp>
+#include <t5zero/tensor/slice.hpp>
 #include <t5zero/policy/model_size.hpp>
 #include <t5zero/policy/precision.hpp>
 

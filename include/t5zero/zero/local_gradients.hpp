@@ -10,7 +10,7 @@
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/parameter_table.hpp>
-#include <t5zero/plan/slice.hpp>
+#include <t5zero/tensor/slice.hpp>
 #include <t5zero/tensor/tensor_view.hpp>
 
 namespace t5zero::zero {

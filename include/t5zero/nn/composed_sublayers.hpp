@@ -1,0 +1,104 @@
+// Every sublayer of T5 from a backend's primitive operations: the default composition. A backend that fuses one hides
+// that function in a class derived from this one and keeps the rest.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include <t5zero/nn/attention.hpp>
+#include <t5zero/nn/feed_forward.hpp>
+#include <t5zero/nn/head_and_loss.hpp>
+
+namespace t5zero::nn {
+
+/// Ops: static primitive operations for stored element type T.
+template <class Ops, element T>
+struct composed_sublayers {
+  /// out = dropout(table[ids]).
+  template <class Execution>
+  static void embed_forward(Execution& execution, const std::int32_t* ids, const ragged_view& tokens,
+                            matrix_view<const T> table, const dropout_site& dropout, matrix_view<float> out) {
+    Ops::embedding_forward(execution, ids, tokens, table, dropout, out);
+  }
+  /// Adds to grad_table.
+  template <class Execution>
+  static void embed_backward(Execution& execution, const std::int32_t* ids, const ragged_view& tokens,
+                             const dropout_site& dropout, matrix_view<const float> grad,
+                             matrix_view<float> grad_table) {
+    Ops::embedding_backward(execution, ids, tokens, dropout, grad, grad_table);
+  }
+
+  template <class... Args>
+  static void self_attention_forward(Args&&... args) {
+    nn::self_attention_forward<Ops>(std::forward<Args>(args)...);
+  }
+  template <class... Args>
+  static void self_attention_backward(Args&&... args) {
+    nn::self_attention_backward<Ops>(std::forward<Args>(args)...);
+  }
+  template <class... Args>
+  static void cross_attention_forward(Args&&... args) {
+    nn::cross_attention_forward<Ops>(std::forward<Args>(args)...);
+  }
+  template <class... Args>
+  static void cross_attention_backward(Args&&... args) {
+    nn::cross_attention_backward<Ops>(std::forward<Args>(args)...);
+  }
+  template <class... Args>
+  static void feed_forward_forward(Args&&... args) {
+    nn::feed_forward_forward<Ops>(std::forward<Args>(args)...);
+  }
+  template <class... Args>
+  static void feed_forward_backward(Args&&... args) {
+    nn::feed_forward_backward<Ops>(std::forward<Args>(args)...);
+  }
+
+  /// out = dropout(norm(x)): the end of a stack.
+  template <class Execution>
+  static void final_norm_forward(Execution& execution, const model_shape& shape, const ragged_view& tokens,
+                                 vector_view<const T> weight, const dropout_site& dropout,
+                                 matrix_view<const float> x, vector_view<float> inverse_rms, matrix_view<T> out) {
+    Ops::rms_norm_forward(execution, x, weight, shape.epsilon, out, inverse_rms);
+    if (dropout.active()) Ops::dropout_in_place(execution, out, dropout, tokens);
+  }
+  /// grad_out is used up; grad is overwritten.
+  template <class Execution>
+  static void final_norm_backward(Execution& execution, const ragged_view& tokens, vector_view<const T> weight,
+                                  const dropout_site& dropout, matrix_view<const float> x,
+                                  vector_view<const float> inverse_rms, matrix_view<float> grad_out,
+                                  matrix_view<float> grad, const gradient_view& grad_weight) {
+    if (dropout.active()) Ops::dropout_in_place(execution, grad_out, dropout, tokens);
+    Ops::fill_zero(execution, grad);
+    Ops::rms_norm_backward(execution, grad_out, x, weight, inverse_rms, grad, grad_weight);
+  }
+
+  /// y = x weight^T.
+  template <class Out, class Execution>
+  static void linear_forward(Execution& execution, matrix_view<const T> x, matrix_view<const T> weight,
+                             matrix_view<Out> y) {
+    Ops::template matmul<T, T, Out>(execution, transpose::no, x, transpose::yes, weight, y);
+  }
+  /// grad_x = grad_y weight (overwritten), grad_weight = grad_y^T x.
+  template <class In, class Execution>
+  static void linear_backward(Execution& execution, matrix_view<const T> x, matrix_view<const T> weight,
+                              matrix_view<const In> grad_y, matrix_view<float> grad_x,
+                              const gradient_view& grad_weight) {
+    Ops::template matmul<In, T>(execution, transpose::yes, grad_y, transpose::no, x, grad_weight);
+    Ops::template matmul<In, T, float>(execution, transpose::no, grad_y, transpose::no, weight, grad_x);
+  }
+
+  template <class... Args>
+  static loss_sums head_and_loss_forward(Args&&... args) {
+    return nn::head_and_loss_forward<Ops, T>(std::forward<Args>(args)...);
+  }
+  template <class... Args>
+  static loss_sums head_and_loss_backward(Args&&... args) {
+    return nn::head_and_loss_backward<Ops, T>(std::forward<Args>(args)...);
+  }
+  template <class... Args>
+  static void for_each_logits_chunk(Args&&... args) {
+    nn::for_each_logits_chunk<Ops, T>(std::forward<Args>(args)...);
+  }
+};
+
+}  // namespace t5zero::nn

@@ -1,0 +1,65 @@
+// Loss scaling for fp16 gradients (Micikevicius et al. 2018), with DeepSpeed's rules for stages 1 to 3.
+#pragma once
+
+#include <algorithm>
+
+#include <t5zero/core/error.hpp>
+#include <t5zero/core/integers.hpp>
+
+namespace t5zero {
+
+/// Options as in DeepSpeed's "fp16" section.
+struct loss_scaler_options {
+  double initial_scale = 65536.0;
+  index_t window = 1000;  ///< clean updates before the scale doubles
+  int hysteresis = 2;     ///< overflows before the scale halves for the first time
+  bool consecutive_hysteresis = false;
+  double minimum_scale = 1.0;
+  bool dynamic = true;  ///< false: the scale stays, an overflow still skips the update
+};
+
+/// Asked once for each update. t5zero unscales with the scale that backward used, also on the step that grows it;
+/// DeepSpeed divides by the new scale there, which halves that step's gradients unless clipping undoes it.
+class loss_scaler {
+ public:
+  explicit loss_scaler(const loss_scaler_options& options = {})
+      : options_(options), scale_(options.initial_scale), hysteresis_(options.hysteresis) {}
+
+  [[nodiscard]] double scale() const { return scale_; }
+  [[nodiscard]] int hysteresis() const { return hysteresis_; }
+
+  /// Throws numeric_error if the scale cannot be lowered further.
+  void update(bool overflow) {
+    if (!options_.dynamic) return;
+    if (overflow) {
+      if (options_.hysteresis == 1 || hysteresis_ == 1) {
+        if (scale_ <= options_.minimum_scale) {
+          throw numeric_error(
+              "Current loss scale already at minimum - cannot decrease scale anymore. Exiting run. The gradients are "
+              "not finite at any scale: use bf16, or a lower learning rate.");
+        }
+        scale_ = std::max(scale_ / 2.0, options_.minimum_scale);
+      } else {
+        --hysteresis_;
+      }
+      last_overflow_ = iteration_;
+    } else {
+      if (options_.consecutive_hysteresis) hysteresis_ = options_.hysteresis;
+      const index_t stable = iteration_ - last_overflow_ - 1;
+      if (stable > 0 && stable % options_.window == 0) {
+        if (!options_.consecutive_hysteresis) hysteresis_ = options_.hysteresis;
+        scale_ *= 2.0;
+      }
+    }
+    ++iteration_;
+  }
+
+ private:
+  loss_scaler_options options_;
+  double scale_;
+  int hysteresis_;
+  index_t iteration_ = 0;
+  index_t last_overflow_ = -1;
+};
+
+}  // namespace t5zero
