@@ -1,0 +1,260 @@
+// The training step: micro-batches in, updated weights out. All memory is planned; after construction nothing is
+// allocated.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include <t5zero/core/error.hpp>
+#include <t5zero/core/integers.hpp>
+#include <t5zero/model/activations.hpp>
+#include <t5zero/model/batch_view.hpp>
+#include <t5zero/model/dropout_sites.hpp>
+#include <t5zero/model/t5.hpp>
+#include <t5zero/optim/adamw.hpp>
+#include <t5zero/optim/gradient_clip.hpp>
+#include <t5zero/optim/loss_scaler.hpp>
+#include <t5zero/plan/memory_plan.hpp>
+#include <t5zero/tensor/arena.hpp>
+#include <t5zero/zero/sharding.hpp>
+
+namespace t5zero {
+
+/// Run-time options of a trainer; the defaults are transformers'.
+struct trainer_options {
+  adamw_options optimizer;
+  double max_grad_norm = 1.0;  ///< 0: no clipping
+  loss_scaler_options scaler;  ///< fp16 only
+  float label_smoothing = 0.0F;
+  float dropout_rate = 0.1F;
+  std::uint32_t seed = 42;  ///< of dropout
+  index_t gradient_accumulation = 1;  ///< micro-batches of an update
+  int threads = 1;
+  bool trains = true;  ///< false: no gradients, no optimizer state; only `evaluate` may be called
+};
+
+/// What one update did.
+struct update_result {
+  double grad_norm = 0.0;  ///< global L2 norm before clipping, unscaled
+  bool skipped = false;    ///< a 16-bit gradient was not finite: weights, moments and schedule stay
+};
+
+/// Trains one model of type Run on one rank.
+template <class Run>
+class trainer {
+ public:
+  using element_type = typename Run::param_type;
+  using backend = typename Run::backend;
+  using operations = typename Run::operations;
+  using sharding = zero::sharding<typename Run::zero, typename Run::communicator, element_type>;
+
+  /// Allocates everything. `largest`: bounds every batch that will come. Weights are undefined until `initialize` or
+  /// `load`. Throws capacity_error if the memory is not to be had.
+  trainer(const model_shape& shape, const batch_shape& largest, const trainer_options& options)
+      : shape_(shape),
+        options_(options),
+        plan_(Run::plan(shape_, largest,
+                        {.threads = options.threads,
+                         .accumulates_micro_batches = options.gradient_accumulation > 1,
+                         .trains = options.trains})),
+        arena_(plan_.total_bytes),
+        device_(options.threads),
+        execution_(device_.execution(arena_.template at<std::byte>(plan_.workspace), plan_.workspace.bytes)),
+        model_(shape_),
+        source_(arena_.template at<element_type>(plan_.weights)),
+        sink_(shape_, arena_.template at<std::byte>(plan_.gradients), plan_.gradient_type,
+              arena_.template at<float>(plan_.tied_gradient_sums)),
+        activations_(arena_.data(), plan_.activations, shape_),
+        scaler_(options.scaler),
+        table_(parameter_table(shape_)) {
+    find_decay_ranges();
+  }
+  trainer(const trainer&) = delete;
+  trainer& operator=(const trainer&) = delete;
+
+  [[nodiscard]] const model_shape& shape() const { return shape_; }
+  [[nodiscard]] const memory_plan& plan() const { return plan_; }
+  [[nodiscard]] index_t allocated_bytes() const { return arena_.bytes(); }
+  [[nodiscard]] const std::vector<parameter_row>& parameters() const { return table_; }
+  [[nodiscard]] double loss_scale() const { return Run::precision::needs_loss_scale ? scaler_.scale() : 1.0; }
+  [[nodiscard]] index_t applied_updates() const { return applied_updates_; }
+
+  /// T5's random initialisation, a function of the seed and each element's place alone.
+  void initialize(std::uint32_t seed, double initializer_factor = 1.0) {
+    for (const parameter_row& row : table_) {
+      operations::initialize(execution_, {wide_weights() + row.offset, row.count()}, row.init_std,
+                             initializer_factor, seed, static_cast<std::uint64_t>(row.offset));
+    }
+    publish_weights();
+  }
+
+  /// Calls fill(row, float* values [row.count()]) for each tensor: the way weights come in.
+  template <class Fill>
+  void load(const Fill& fill) {
+    std::vector<float> narrow;
+    for (const parameter_row& row : table_) {
+      if (float* wide = wide_weights()) {
+        fill(row, wide + row.offset);
+      } else {
+        narrow.resize(static_cast<std::size_t>(row.count()));
+        fill(row, narrow.data());
+        element_type* to = weights() + row.offset;
+        for (index_t i = 0; i < row.count(); ++i) to[i] = static_cast<element_type>(narrow[static_cast<std::size_t>(i)]);
+      }
+    }
+    if (wide_weights() != nullptr) publish_weights();
+  }
+
+  /// The fp32 values of a tensor: masters where there are any. to: [row.count()].
+  void read(const parameter_row& row, float* to) const {
+    if (const float* wide = wide_weights()) {
+      std::copy_n(wide + row.offset, row.count(), to);
+    } else {
+      const element_type* from = weights() + row.offset;
+      for (index_t i = 0; i < row.count(); ++i) to[i] = static_cast<float>(from[i]);
+    }
+  }
+  /// The stored (perhaps 16-bit) values of a tensor.
+  [[nodiscard]] const element_type* stored(const parameter_row& row) const { return weights() + row.offset; }
+  /// The gradient of a tensor after the micro-batches so far, unscaled. to: [row.count()].
+  void read_gradient(const parameter_row& row, float* to) const {
+    const auto factor = static_cast<float>(1.0 / loss_scale());
+    visit(plan_.gradient_type, [&](auto zero) {
+      using stored_type = decltype(zero);
+      const auto* from = arena_.template at<const stored_type>(plan_.gradients) + row.offset;
+      for (index_t i = 0; i < row.count(); ++i) to[i] = static_cast<float>(from[i]) * factor;
+    });
+  }
+
+  /// Forward and backward of one micro-batch; returns its loss (mean over its labels that count). `loss_divisor`: the
+  /// micro-batches whose losses are averaged, usually options.gradient_accumulation.
+  double train_micro_batch(const batch_view& batch, index_t loss_divisor) {
+    require(options_.trains, "trainer: built for evaluation only (trainer_options::trains is false)");
+    require(options_.gradient_accumulation > 1 || micro_batches_ == 0,
+            "trainer: more micro-batches than trainer_options::gradient_accumulation; call update()");
+    sink_.begin_micro_batch(micro_batches_ > 0);
+    const index_t labels = count_labels(batch);
+    nn::loss_options loss;
+    loss.label_smoothing = options_.label_smoothing;
+    loss.gradient_scale =
+        labels == 0 ? 0.0 : loss_scale() / static_cast<double>(labels) / static_cast<double>(loss_divisor);
+    const dropout_state dropout{options_.dropout_rate, options_.seed, micro_step_};
+    const nn::loss_sums sums =
+        model_.forward_backward(execution_, source_, sink_, batch, dropout, loss, activations_);
+    ++micro_batches_;
+    ++micro_step_;
+    return sums.mean(options_.label_smoothing, shape_.vocab_size);
+  }
+  double train_micro_batch(const batch_view& batch) {
+    return train_micro_batch(batch, options_.gradient_accumulation);
+  }
+
+  /// Clips, steps AdamW, publishes the weights, forgets the gradients. Throws numeric_error if fp16's loss scale
+  /// cannot be lowered any further.
+  update_result update(double learning_rate) {
+    require(micro_batches_ > 0, "trainer: update() needs at least one micro-batch");
+    micro_batches_ = 0;
+    const double scale = loss_scale();
+    const double squares = operations::sum_of_squares(execution_, gradients(), plan_.gradient_type,
+                                                      parameter_count(shape_));
+    update_result result;
+    result.grad_norm = std::sqrt(squares) / scale;
+    result.skipped = Run::precision::has_master_weights && !std::isfinite(squares);
+    if constexpr (Run::precision::needs_loss_scale) scaler_.update(result.skipped);
+    if (result.skipped) return result;
+    ++applied_updates_;
+    adamw_params params = adamw_update(options_.optimizer, learning_rate, applied_updates_,
+                                       clip_factor(result.grad_norm, options_.max_grad_norm) / scale);
+    const float decay = params.weight_decay;
+    for (const decay_range& range : decay_ranges_) {
+      params.weight_decay = range.decays ? decay : 0.0F;
+      operations::adamw(execution_, params, wide_weights() + range.range.first, first_moments() + range.range.first,
+                        second_moments() + range.range.first,
+                        gradients() + range.range.first * byte_size(plan_.gradient_type), plan_.gradient_type,
+                        Run::precision::has_master_weights ? weights() + range.range.first : nullptr,
+                        range.range.count);
+    }
+    return result;
+  }
+
+  /// Loss of a batch without dropout or gradients (mean over its labels that count).
+  double evaluate(const batch_view& batch) {
+    nn::loss_options loss;
+    loss.label_smoothing = options_.label_smoothing;
+    return model_.forward(execution_, source_, batch, dropout_state{}, loss, activations_)
+        .mean(options_.label_smoothing, shape_.vocab_size);
+  }
+
+  /// After `evaluate`: the encoder's output [source tokens, d_model].
+  [[nodiscard]] matrix_view<const element_type> encoder_output(index_t tokens) const {
+    return activations_.encoder_output(tokens);
+  }
+  /// After `evaluate`: calls use(first target token, logits [chunk, vocab_size]).
+  template <class Use>
+  void logits(index_t target_tokens, const Use& use) {
+    model_.logits(execution_, source_, target_tokens, activations_, use);
+  }
+
+ private:
+  struct decay_range {
+    parameter_range range;
+    bool decays = true;
+  };
+
+  [[nodiscard]] element_type* weights() const { return arena_.template at<element_type>(plan_.weights); }
+  /// The fp32 weights that the optimizer steps: masters, or the weights themselves; null in a 16-bit evaluation.
+  [[nodiscard]] float* wide_weights() const {
+    if constexpr (Run::precision::has_master_weights) return arena_.template at<float>(plan_.master_weights);
+    else return weights();
+  }
+  [[nodiscard]] float* first_moments() const { return arena_.template at<float>(plan_.first_moments); }
+  [[nodiscard]] float* second_moments() const { return arena_.template at<float>(plan_.second_moments); }
+  [[nodiscard]] const std::byte* gradients() const { return arena_.template at<std::byte>(plan_.gradients); }
+
+  void publish_weights() {
+    if constexpr (Run::precision::has_master_weights) {
+      operations::convert(execution_, vector_view<const float>{wide_weights(), parameter_count(shape_)},
+                          vector_view<element_type>{weights(), parameter_count(shape_)});
+    }
+  }
+
+  /// Neighbours that decay alike are one range: fewer, longer passes.
+  void find_decay_ranges() {
+    for (const parameter_row& row : table_) {
+      const bool decays = options_.optimizer.decays_everything || row.decays();
+      if (!decay_ranges_.empty() && (decay_ranges_.back().decays == decays || options_.optimizer.weight_decay == 0.0)) {
+        decay_ranges_.back().range.count += row.count();
+      } else {
+        decay_ranges_.push_back({row.range(), decays});
+      }
+    }
+  }
+
+  static index_t count_labels(const batch_view& batch) {
+    index_t count = 0;
+    for (index_t i = 0; i < batch.target.tokens; ++i) count += batch.labels[i] >= 0 ? 1 : 0;
+    return count;
+  }
+
+  model_shape shape_;
+  trainer_options options_;
+  memory_plan plan_;
+  arena<typename backend::memory> arena_;
+  typename backend::device device_;
+  typename backend::execution execution_;
+  model::t5<typename Run::sublayers, element_type> model_;
+  typename sharding::parameter_source source_;
+  typename sharding::gradient_sink sink_;
+  model::activations<element_type> activations_;
+  loss_scaler scaler_;
+  std::vector<parameter_row> table_;
+  std::vector<decay_range> decay_ranges_;
+  index_t micro_batches_ = 0;  ///< of the update at hand
+  std::uint32_t micro_step_ = 0;
+  index_t applied_updates_ = 0;
+};
+
+}  // namespace t5zero
