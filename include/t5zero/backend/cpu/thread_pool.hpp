@@ -20,7 +20,7 @@ class thread_pool {
  public:
   /// `threads` >= 1; 1 means that everything runs on the caller.
   explicit thread_pool(int threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
   }
   thread_pool(const thread_pool&) = delete;
   thread_pool& operator=(const thread_pool&) = delete;
@@ -30,6 +30,9 @@ class thread_pool {
     generation_.notify_all();
     for (std::thread& worker : workers_) worker.join();
   }
+
+  /// Inside a task: which of the pool's threads runs it, 0 (the caller) to size() - 1. For picking a private buffer.
+  [[nodiscard]] static int current_thread() { return thread_index; }
 
   [[nodiscard]] int size() const { return static_cast<int>(workers_.size()) + 1; }
 
@@ -71,7 +74,8 @@ class thread_pool {
     }
   }
 
-  void work() {
+  void work(int index) {
+    thread_index = index;
     std::uint32_t seen = 0;
     for (;;) {
       for (int spins = 0; generation_.load(std::memory_order_acquire) == seen; ++spins) {
@@ -83,6 +87,8 @@ class thread_pool {
       busy_.fetch_sub(1, std::memory_order_release);
     }
   }
+
+  static inline thread_local int thread_index = 0;
 
   std::vector<std::thread> workers_;
   std::atomic<std::uint32_t> generation_{0};
