@@ -38,6 +38,6 @@ set_target_properties(t5zero t5zero_cpu t5zero_run_translation PROPERTIES VERIFY
 # How this project's own targets are compiled; never forced on users.
 add_library(t5zero_own INTERFACE)
 # GCC 12's own AVX-512 intrinsics trip -Wmaybe-uninitialized (GCC bug 105593).
-target_compile_options(t5zero_own INTERFACE -Wall -Wextra -Wno-maybe-uninitialized
+target_compile_options(t5zero_own INTERFACE -Wall -Wextra $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
   $<$<BOOL:${T5ZERO_WERROR}>:-Werror>
   $<$<BOOL:${T5ZERO_CPU_ARCH}>:-march=${T5ZERO_CPU_ARCH}>)

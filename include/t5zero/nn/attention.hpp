@@ -53,8 +53,8 @@ struct attention_dropout {
   dropout_site output;
 };
 
-/// The encoder's keys and values of one decoder layer: views into the buffer of all layers.
-template <element T>
+/// The encoder's keys and values of one decoder layer: views into the buffer of all layers. T may be const.
+template <class T>
 struct cross_key_value {
   matrix_view<T> key;    ///< [source tokens, inner_dim]
   matrix_view<T> value;  ///< [source tokens, inner_dim]

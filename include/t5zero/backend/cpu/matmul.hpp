@@ -167,6 +167,10 @@ void matmul(execution& execution, transpose transpose_a, matrix_view<const A> a,
   require((transpose_b == transpose::no ? b.cols : b.rows) == c.cols, "matmul: columns of op(b) and c differ");
   require((transpose_b == transpose::no ? b.rows : b.cols) == depth, "matmul: depths of op(a) and op(b) differ");
   if (c.rows == 0 || c.cols == 0) return;
+  if (depth == 0) {
+    for (index_t i = 0; mode == gradient_mode::overwrite && i < c.rows; ++i) std::fill_n(c.row(i).data, c.cols, C{});
+    return;
+  }
 
   const detail::matmul_problem<A, B, C> problem{transpose_a, a, transpose_b, b, c, alpha, depth};
   thread_pool& threads = execution.threads();
@@ -176,14 +180,13 @@ void matmul(execution& execution, transpose transpose_a, matrix_view<const A> a,
   const bool accumulates = mode == gradient_mode::accumulate;
 
   // A 16-bit c is rounded once, so a is packed to its full depth, in as many rows as then fit the buffer.
-  const index_t depth_step = std::is_same_v<C, float> ? detail::block_depth : std::max<index_t>(depth, 1);
+  const index_t depth_step = std::is_same_v<C, float> ? detail::block_depth : depth;
   const index_t fitting = detail::packed_a_floats / depth_step / tile_rows * tile_rows;
   require(fitting > 0, "matmul: the depth of a product with a 16-bit result exceeds the packing buffer");
   const index_t row_step = std::min(detail::block_rows, fitting);
   for (index_t row = 0; row < c.rows; row += row_step) {
     const index_t rows = std::min(row_step, c.rows - row);
-    // One turn even for depth 0, which writes zeros.
-    for (index_t k = 0; k == 0 || k < depth; k += depth_step) {
+    for (index_t k = 0; k < depth; k += depth_step) {
       const index_t kc = std::min(depth_step, depth - k);
       threads.run(ceil_div(rows, tile_rows), [&](index_t sliver) {
         detail::pack_a_sliver(problem, row + sliver * tile_rows, k, kc, packed_a + sliver * tile_rows * kc);

@@ -1,0 +1,67 @@
+// The CPU backend: all cores, fp32 arithmetic, any storage type.
+#pragma once
+
+#include <algorithm>
+#include <string_view>
+#include <thread>
+
+#include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cpu/execution.hpp>
+#include <t5zero/backend/cpu/memory.hpp>
+#include <t5zero/backend/cpu/operations.hpp>
+#include <t5zero/backend/cpu/thread_pool.hpp>
+#include <t5zero/nn/composed_sublayers.hpp>
+#include <t5zero/plan/parameter_table.hpp>
+
+namespace t5zero::cpu {
+
+/// Fourth argument of run<Model, Zero, Precision, Backend>.
+struct backend {
+  static constexpr std::string_view name = "cpu";
+  using execution = cpu::execution;
+  using memory = cpu::memory;
+
+  /// Storage in fp32, fp16 or bf16; tf32 is a property of tensor cores.
+  template <precision_policy Precision>
+  static constexpr bool supports = !Precision::allows_tf32;
+
+  template <precision_policy Precision>
+  using operations = cpu::operations<typename Precision::param_type>;
+  template <precision_policy Precision>
+  using sublayers = nn::composed_sublayers<operations<Precision>, typename Precision::param_type>;
+
+  /// The threads of one rank.
+  class device {
+   public:
+    explicit device(int threads) : threads_(threads) {}
+    [[nodiscard]] cpu::execution execution(std::byte* workspace, index_t workspace_bytes) {
+      return {threads_, workspace, workspace_bytes};
+    }
+
+   private:
+    thread_pool threads_;
+  };
+
+  /// Cores that this process may use.
+  [[nodiscard]] static int default_threads() {
+    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  }
+
+  /// The largest workspace of any operation of a training step.
+  template <precision_policy Precision>
+  [[nodiscard]] static constexpr index_t workspace_bytes(const model_shape& shape, const batch_shape& batch,
+                                                         int threads) {
+    const index_t tokens = std::max(batch.source_tokens, batch.target_tokens);
+    const index_t longest = std::max(batch.max_source_length, batch.max_target_length);
+    return std::max({matmul_workspace_bytes(threads), rms_norm_workspace_bytes(tokens, shape.d_model),
+                     attention_workspace_bytes(batch.batch, longest, longest, shape.n_heads, shape.d_kv,
+                                               shape.n_buckets, threads),
+                     sum_of_squares_workspace_bytes(parameter_count(shape))});
+  }
+};
+
+static_assert(backend_for<backend, fp32> && backend_for<backend, fp16> && backend_for<backend, bf16>,
+              "the CPU backend offers fp32, fp16 and bf16 storage");
+static_assert(!backend_for<backend, tf32>, "tf32 rounds operands inside tensor cores; a CPU has none");
+
+}  // namespace t5zero::cpu

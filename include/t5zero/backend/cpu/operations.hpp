@@ -1,0 +1,146 @@
+// The CPU's primitive operations under the names that nn/ composes sublayers from.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cpu/activation.hpp>
+#include <t5zero/backend/cpu/adamw.hpp>
+#include <t5zero/backend/cpu/attention.hpp>
+#include <t5zero/backend/cpu/cross_entropy.hpp>
+#include <t5zero/backend/cpu/dropout.hpp>
+#include <t5zero/backend/cpu/embedding.hpp>
+#include <t5zero/backend/cpu/initialize.hpp>
+#include <t5zero/backend/cpu/matmul.hpp>
+#include <t5zero/backend/cpu/rms_norm.hpp>
+#include <t5zero/nn/head_and_loss.hpp>
+
+namespace t5zero::cpu {
+
+/// T: element type of weights and saved activations. All functions are static; see the headers above for contracts.
+template <element T>
+struct operations {
+  template <element A, element B, element C>
+  static void matmul(execution& e, transpose ta, matrix_view<const A> a, transpose tb, matrix_view<const B> b,
+                     matrix_view<C> c, gradient_mode mode = gradient_mode::overwrite, float alpha = 1.0F) {
+    cpu::matmul<A, B, C>(e, ta, a, tb, b, c, mode, alpha);
+  }
+  template <element A, element B>
+  static void matmul(execution& e, transpose ta, matrix_view<const A> a, transpose tb, matrix_view<const B> b,
+                     const gradient_view& c) {
+    cpu::matmul<A, B>(e, ta, a, tb, b, c);
+  }
+
+  static void rms_norm_forward(execution& e, matrix_view<const float> x, vector_view<const T> weight, float epsilon,
+                               matrix_view<T> y, vector_view<float> inverse_rms) {
+    cpu::rms_norm_forward<T>(e, x, weight, epsilon, y, inverse_rms);
+  }
+  static void rms_norm_backward(execution& e, matrix_view<const float> grad_y, matrix_view<const float> x,
+                                vector_view<const T> weight, vector_view<const float> inverse_rms,
+                                matrix_view<float> grad_x, const gradient_view& grad_weight) {
+    cpu::rms_norm_backward<T>(e, grad_y, x, weight, inverse_rms, grad_x, grad_weight);
+  }
+
+  static void attention_forward(execution& e, const attention_inputs<T>& inputs, matrix_view<T> context,
+                                matrix_view<float> log_sum_exp) {
+    cpu::attention_forward<T>(e, inputs, context, log_sum_exp);
+  }
+  static void attention_backward(execution& e, const attention_inputs<T>& inputs, matrix_view<const T> context,
+                                 matrix_view<const float> log_sum_exp, matrix_view<const T> grad_context,
+                                 matrix_view<T> grad_query, matrix_view<T> grad_key, matrix_view<T> grad_value,
+                                 matrix_view<float> grad_bias) {
+    cpu::attention_backward<T>(e, inputs, context, log_sum_exp, grad_context, grad_query, grad_key, grad_value,
+                               grad_bias);
+  }
+
+  static void residual_dropout_add(execution& e, matrix_view<const float> x, matrix_view<const float> branch,
+                                   const dropout_site& site, const ragged_view& tokens, matrix_view<float> out) {
+    cpu::residual_dropout_add(e, x, branch, site, tokens, out);
+  }
+  static void dropout_backward(execution& e, matrix_view<const float> grad, const dropout_site& site,
+                               const ragged_view& tokens, matrix_view<T> grad_branch) {
+    cpu::dropout<float, T>(e, grad, site, tokens, grad_branch);
+  }
+  template <element U>
+  static void dropout_in_place(execution& e, matrix_view<U> x, const dropout_site& site, const ragged_view& tokens) {
+    cpu::dropout<U, U>(e, x, site, tokens, x);
+  }
+  static void fill_zero(execution& e, matrix_view<float> x) {
+    for_each_row(e, x.rows, [&](index_t t) { std::fill_n(x.row(t).data, x.cols, 0.0F); });
+  }
+
+  static void relu_dropout_forward(execution& e, matrix_view<T> hidden, const dropout_site& site,
+                                   const ragged_view& tokens) {
+    cpu::relu_dropout_forward<T>(e, hidden, site, tokens);
+  }
+  static void relu_dropout_backward(execution& e, matrix_view<const T> grad_activated, matrix_view<const T> activated,
+                                    const dropout_site& site, matrix_view<T> grad_hidden) {
+    cpu::relu_dropout_backward<T>(e, grad_activated, activated, site, grad_hidden);
+  }
+  static void gated_gelu_dropout_forward(execution& e, matrix_view<const T> hidden, const dropout_site& site,
+                                         const ragged_view& tokens, matrix_view<T> out) {
+    cpu::gated_gelu_dropout_forward<T>(e, hidden, site, tokens, out);
+  }
+  static void gated_gelu_dropout_backward(execution& e, matrix_view<const T> grad_activated,
+                                          matrix_view<const T> hidden, const dropout_site& site,
+                                          const ragged_view& tokens, matrix_view<T> grad_hidden) {
+    cpu::gated_gelu_dropout_backward<T>(e, grad_activated, hidden, site, tokens, grad_hidden);
+  }
+
+  static void embedding_forward(execution& e, const std::int32_t* ids, const ragged_view& tokens,
+                                matrix_view<const T> table, const dropout_site& site, matrix_view<float> out) {
+    cpu::embedding_forward<T>(e, ids, tokens, table, site, out);
+  }
+  static void embedding_backward(execution& e, const std::int32_t* ids, const ragged_view& tokens,
+                                 const dropout_site& site, matrix_view<const float> grad,
+                                 matrix_view<float> grad_table) {
+    cpu::embedding_backward(e, ids, tokens, site, grad, grad_table);
+  }
+
+  static void cross_entropy_forward(execution& e, matrix_view<float> logits, const std::int32_t* labels,
+                                    float label_smoothing, matrix_view<double> row_loss) {
+    cpu::cross_entropy_forward(e, logits, labels, label_smoothing, row_loss);
+  }
+  static void cross_entropy_backward(execution& e, matrix_view<float> logits, const std::int32_t* labels,
+                                     float label_smoothing, float scale, matrix_view<T> grad_logits,
+                                     matrix_view<double> row_loss) {
+    cpu::cross_entropy_backward<T>(e, logits, labels, label_smoothing, scale, grad_logits, row_loss);
+  }
+  /// Sums of the two columns of row_loss, and the labels that count.
+  static nn::loss_sums sum_rows(matrix_view<const double> row_loss, const std::int32_t* labels) {
+    nn::loss_sums sums;
+    for (index_t t = 0; t < row_loss.rows; ++t) {
+      sums.negative_log_likelihood += row_loss(t, 0);
+      sums.uniform += row_loss(t, 1);
+      sums.labels += labels[t] >= 0 ? 1 : 0;
+    }
+    return sums;
+  }
+
+  static void initialize(execution& e, vector_view<float> values, double std, double factor, std::uint32_t seed,
+                         std::uint64_t first_element) {
+    cpu::initialize(e, values, std, factor, seed, first_element);
+  }
+  static void convert(execution& e, vector_view<const float> from, vector_view<T> to) {
+    constexpr index_t per_task = index_t{1} << 16;
+    e.threads().run(ceil_div(from.size, per_task), [&](index_t task) {
+      const index_t first = task * per_task;
+      convert_range(from.data + first, to.data + first, std::min(per_task, from.size - first));
+    });
+  }
+  static double sum_of_squares(execution& e, const std::byte* gradients, dtype type, index_t count) {
+    return visit(type, [&](auto zero) {
+      return cpu::sum_of_squares(e, reinterpret_cast<const decltype(zero)*>(gradients), count);
+    });
+  }
+  /// weights: 16-bit copies to write back, or null.
+  static void adamw(execution& e, const adamw_params& params, float* master, float* first, float* second,
+                    const std::byte* gradients, dtype type, T* weights, index_t count) {
+    visit(type, [&](auto zero) {
+      cpu::adamw(e, params, master, first, second, reinterpret_cast<const decltype(zero)*>(gradients), weights, count);
+    });
+  }
+};
+
+}  // namespace t5zero::cpu
