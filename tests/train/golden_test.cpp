@@ -89,11 +89,12 @@ struct tolerance {
   double step;
   double final_weights;
 };
-// fp32: sums in another order than PyTorch's. fp16 has 11 bits, bf16 8: each matmul input is rounded once.
+// fp32: sums in another order than PyTorch's. fp16 rounds each matmul input to 11 bits, bf16 to 8; the sums of a norm's
+// gradient cancel most, so they set the bound.
 template <class Precision>
 constexpr tolerance tolerance_of = std::is_same_v<Precision, t5zero::fp32>   ? tolerance{1e-6, 1e-5, 1e-5, 1e-4}
-                                   : std::is_same_v<Precision, t5zero::fp16> ? tolerance{1e-3, 1e-2, 1e-2, 1e-2}
-                                                                             : tolerance{4e-3, 6e-2, 4e-2, 4e-2};
+                                   : std::is_same_v<Precision, t5zero::fp16> ? tolerance{1e-3, 3e-2, 1e-2, 1e-2}
+                                                                             : tolerance{4e-3, 1e-1, 4e-2, 4e-2};
 
 template <class Run>
 void check_forward_and_gradients() {
@@ -142,7 +143,9 @@ void check_training() {
       golden::read(golden::directory(std::string(Run::model::name)) / "golden.safetensors");
   const nlohmann::json curve = golden::read_json(golden::directory(std::string(Run::model::name)) / "golden.json");
   t5zero::trainer_options options = golden_run<Run>::defaults();
+  // torch.optim.AdamW(model.parameters()): its default decay, in one group.
   options.optimizer.weight_decay = 0.01;
+  options.optimizer.decays_everything = true;
   golden_run<Run> run(options, values);
   const t5zero::lr_schedule schedule{t5zero::lr_schedule_kind::linear, 1e-3, 4, 24};
   for (index_t step = 0; step < 24; ++step) {
