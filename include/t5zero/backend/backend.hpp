@@ -45,6 +45,8 @@ struct adamw_params {
   float learning_rate = 0.0F;
   float beta1 = 0.9F;
   float beta2 = 0.999F;
+  float one_minus_beta1 = 0.1F;    ///< rounded from double: 1.0F - 0.999F is off by 1e-5
+  float one_minus_beta2 = 0.001F;
   float epsilon = 1e-8F;
   float weight_decay = 0.0F;          ///< 0 for what does not decay
   float bias_correction1 = 1.0F;      ///< 1 - beta1^t

@@ -2,11 +2,33 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/core/integers.hpp>
+#include <t5zero/plan/parameter_table.hpp>
 
 namespace t5zero {
+
+/// Which parameters decay.
+enum class weight_decay_scope : std::uint8_t {
+  hugging_face,   ///< all but RMS norms and relative bias tables (whose names hold "bias")
+  all_but_norms,  ///< the groups of hand-written PyTorch loops
+  everything      ///< one group, as under a DeepSpeed "optimizer" section
+};
+
+/// Does the tensor decay?
+[[nodiscard]] constexpr bool decays(const parameter_row& row, weight_decay_scope scope) {
+  switch (scope) {
+    case weight_decay_scope::hugging_face:
+      return !is_norm(row.role) && row.role != parameter_role::relative_bias;
+    case weight_decay_scope::all_but_norms:
+      return !is_norm(row.role);
+    case weight_decay_scope::everything:
+      break;
+  }
+  return true;
+}
 
 /// Loshchilov and Hutter 2019; defaults of transformers.
 struct adamw_options {
@@ -14,7 +36,7 @@ struct adamw_options {
   double beta2 = 0.999;
   double epsilon = 1e-8;
   double weight_decay = 0.0;
-  bool decays_everything = false;  ///< DeepSpeed's one group: norms and relative biases decay too
+  weight_decay_scope decay_scope = weight_decay_scope::hugging_face;
 };
 
 /// update: 1 for the first applied one. grad_multiplier: unscaling times clipping.
@@ -24,6 +46,8 @@ struct adamw_options {
   params.learning_rate = static_cast<float>(learning_rate);
   params.beta1 = static_cast<float>(options.beta1);
   params.beta2 = static_cast<float>(options.beta2);
+  params.one_minus_beta1 = static_cast<float>(1.0 - options.beta1);
+  params.one_minus_beta2 = static_cast<float>(1.0 - options.beta2);
   params.epsilon = static_cast<float>(options.epsilon);
   params.weight_decay = static_cast<float>(options.weight_decay);
   params.bias_correction1 = static_cast<float>(1.0 - std::pow(options.beta1, static_cast<double>(update)));

@@ -68,10 +68,6 @@ struct parameter_row {
   [[nodiscard]] constexpr index_t count() const { return rows * cols; }
   [[nodiscard]] constexpr parameter_range range() const { return {offset, count()}; }
   [[nodiscard]] constexpr bool is_vector() const { return is_norm(role); }
-  /// Hugging Face's rule: neither RMS norms nor anything named "bias" (the relative bias tables) decay.
-  [[nodiscard]] constexpr bool decays() const {
-    return !is_norm(role) && role != parameter_role::relative_bias;
-  }
 };
 
 namespace detail {

@@ -224,11 +224,12 @@ class trainer {
   /// Neighbours that decay alike are one range: fewer, longer passes.
   void find_decay_ranges() {
     for (const parameter_row& row : table_) {
-      const bool decays = options_.optimizer.decays_everything || row.decays();
-      if (!decay_ranges_.empty() && (decay_ranges_.back().decays == decays || options_.optimizer.weight_decay == 0.0)) {
+      const bool decaying = decays(row, options_.optimizer.decay_scope);
+      if (!decay_ranges_.empty() &&
+          (decay_ranges_.back().decays == decaying || options_.optimizer.weight_decay == 0.0)) {
         decay_ranges_.back().range.count += row.count();
       } else {
-        decay_ranges_.push_back({row.range(), decays});
+        decay_ranges_.push_back({row.range(), decaying});
       }
     }
   }

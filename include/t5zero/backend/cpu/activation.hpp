@@ -6,9 +6,8 @@
 #include <t5zero/backend/cpu/dropout.hpp>
 #include <t5zero/backend/cpu/execution.hpp>
 #include <t5zero/backend/cpu/vector.hpp>
+#include <t5zero/backend/cpu/vector_math.hpp>
 #include <t5zero/tensor/tensor_view.hpp>
-
-#include <Eigen/Core>
 
 namespace t5zero::cpu {
 
@@ -31,10 +30,13 @@ void for_each_activation_chunk(const dropout_site& site, const ragged_view& toke
   }
 }
 
-/// tanh(sqrt(2/pi) (x + 0.044715 x^3)) of `count` <= 64 values. Hendrycks and Gimpel 2016, the tanh form.
-inline void gelu_tanh(const float* x, index_t count, float* out) {
-  const Eigen::Map<const Eigen::ArrayXf> in(x, count);
-  Eigen::Map<Eigen::ArrayXf>(out, count) = (sqrt_2_over_pi * (in + 0.044715F * in.cube())).tanh();
+/// tanh(sqrt(2/pi) (x + 0.044715 x^3)) of a chunk. Hendrycks and Gimpel 2016, the tanh form. Both arrays hold
+/// dropout_chunk floats; those beyond the chunk's count come out unused.
+inline void gelu_tanh(const float* x, float* out) {
+  for (index_t i = 0; i < dropout_chunk; i += vector_width) {
+    const float_vector value = load(x + i);
+    store(out + i, tanh(sqrt_2_over_pi * (value + 0.044715F * value * value * value)));
+  }
 }
 
 }  // namespace detail
@@ -93,12 +95,12 @@ void gated_gelu_dropout_forward(execution& execution, matrix_view<const T> hidde
     T* to = out.row(t).data;
     detail::for_each_activation_chunk(
         site, tokens, t, d_ff, [&](index_t first, index_t count, const float* multipliers) {
-          alignas(64) float gate[dropout_chunk];
+          alignas(64) float gate[dropout_chunk] = {};
           alignas(64) float tanh[dropout_chunk];
           alignas(64) float linear[dropout_chunk];
           convert_range(gate_row + first, gate, count);
           convert_range(linear_row + first, linear, count);
-          detail::gelu_tanh(gate, count, tanh);
+          detail::gelu_tanh(gate, tanh);
           for (index_t i = 0; i < count; ++i) {
             linear[i] *= 0.5F * gate[i] * (1.0F + tanh[i]) * multipliers[i];
           }
@@ -120,14 +122,14 @@ void gated_gelu_dropout_backward(execution& execution, matrix_view<const T> grad
     T* to = grad_hidden.row(t).data;
     detail::for_each_activation_chunk(
         site, tokens, t, d_ff, [&](index_t first, index_t count, const float* multipliers) {
-          alignas(64) float gate[dropout_chunk];
+          alignas(64) float gate[dropout_chunk] = {};
           alignas(64) float tanh[dropout_chunk];
           alignas(64) float linear[dropout_chunk];
           alignas(64) float gradient[dropout_chunk];
           convert_range(gate_row + first, gate, count);
           convert_range(linear_row + first, linear, count);
           convert_range(gradient_row + first, gradient, count);
-          detail::gelu_tanh(gate, count, tanh);
+          detail::gelu_tanh(gate, tanh);
           for (index_t i = 0; i < count; ++i) {
             const float g = gradient[i] * multipliers[i];
             const float x = gate[i];

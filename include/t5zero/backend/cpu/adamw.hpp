@@ -70,8 +70,8 @@ void adamw(execution& execution, const adamw_params& p, float* master, float* fi
       const index_t n = std::min(vector_width, end - i);
       auto update = [&](auto g, auto m, auto v, auto w, auto root) {
         g = g * p.grad_multiplier;
-        m = p.beta1 * m + (1.0F - p.beta1) * g;
-        v = p.beta2 * v + (1.0F - p.beta2) * (g * g);
+        m = p.beta1 * m + p.one_minus_beta1 * g;
+        v = p.beta2 * v + p.one_minus_beta2 * (g * g);
         w = w * keep - step * (m / (root(v) * inverse_correction2 + p.epsilon));
         return std::array{m, v, w};
       };

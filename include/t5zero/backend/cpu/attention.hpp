@@ -10,9 +10,8 @@
 #include <t5zero/backend/cpu/dropout.hpp>
 #include <t5zero/backend/cpu/execution.hpp>
 #include <t5zero/backend/cpu/matmul.hpp>
+#include <t5zero/backend/cpu/vector_math.hpp>
 #include <t5zero/nn/relative_position_bias.hpp>
-
-#include <Eigen/Core>
 
 namespace t5zero::cpu {
 
@@ -50,8 +49,8 @@ void serial_matmul(transpose transpose_a, matrix_view<const A> a, transpose tran
 /// Floats that one thread needs for keys of at most max_keys tokens and queries of at most max_queries.
 constexpr index_t attention_thread_floats(index_t max_queries, index_t max_keys, index_t d_kv) {
   const index_t bias = max_queries + max_keys;
-  return serial_scratch_floats + 2 * query_block * max_keys + query_block * d_kv + 2 * max_keys * d_kv + 2 * bias +
-         64;
+  return round_up(
+      serial_scratch_floats + 2 * query_block * max_keys + query_block * d_kv + 2 * max_keys * d_kv + 2 * bias, 16);
 }
 
 /// The scratch of one thread, cut up.
@@ -162,11 +161,9 @@ void attention_forward(execution& execution, const attention_inputs<T>& inputs, 
       for (index_t i = 0; i < rows; ++i) {
         float* row = scratch.scores + i * head.n_keys;
         const index_t visible = head.visible(block + i);
-        Eigen::Map<Eigen::ArrayXf> seen(row, visible);
-        const float maximum = seen.maxCoeff();
-        seen = (seen - maximum).exp();
-        const float sum = seen.sum();
-        seen *= 1.0F / sum;
+        const float maximum = range_maximum(row, visible);
+        const float sum = exponentiate_range(row, visible, maximum);
+        scale_range(row, visible, 1.0F / sum);
         log_sum_exp(head.first_query + block + i, head.head) = maximum + std::log(sum);
         if (inputs.dropout.active()) head.apply_dropout(block + i, row);
         std::fill(row + visible, row + head.n_keys, 0.0F);
@@ -224,8 +221,7 @@ void attention_backward(execution& execution, const attention_inputs<T>& inputs,
         const index_t visible = head.visible(block + i);
         float* probabilities = p.row(i).data;
         float* gradient = grad_p.row(i).data;
-        Eigen::Map<Eigen::ArrayXf> seen(probabilities, visible);
-        seen = (seen - log_sum_exp(head.first_query + block + i, head.head)).exp();
+        exponentiate_range(probabilities, visible, log_sum_exp(head.first_query + block + i, head.head));
         if (inputs.dropout.active()) head.apply_dropout(block + i, gradient);
         // sum_j p_j dp_j = grad_out . out, whatever dropout did
         float dot = 0.0F;

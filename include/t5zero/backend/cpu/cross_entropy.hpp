@@ -6,40 +6,25 @@
 
 #include <t5zero/backend/cpu/dropout.hpp>
 #include <t5zero/backend/cpu/execution.hpp>
+#include <t5zero/backend/cpu/vector_math.hpp>
 #include <t5zero/tensor/tensor_view.hpp>
-
-#include <Eigen/Core>
 
 namespace t5zero::cpu {
 
 namespace detail {
 
-/// Shifts `logits` by their maximum, exponentiates in place, returns log(sum(exp(logits))) and the sum of the
-/// exponentials.
-struct softmax_sums {
-  double log_sum_exp = 0.0;
-  float exponentials = 0.0F;
-};
-inline softmax_sums exponentiate(Eigen::Map<Eigen::ArrayXf>& logits) {
-  const float maximum = logits.maxCoeff();
-  logits = (logits - maximum).exp();
-  softmax_sums sums;
-  sums.exponentials = logits.sum();
-  sums.log_sum_exp = static_cast<double>(maximum) + std::log(static_cast<double>(sums.exponentials));
-  return sums;
-}
-
 /// Loss of one row: out[0] = -log p[label], out[1] = sum of -log p where label_smoothing > 0. Leaves exponentials in
 /// `row`; returns their sum.
 inline float row_cross_entropy(vector_view<float> row, std::int32_t label, float label_smoothing, double* out) {
   require(label < row.size, "cross_entropy: a label is outside the vocabulary");
-  Eigen::Map<Eigen::ArrayXf> logits(row.data, row.size);
   const double target = row[label];
-  const double sum = label_smoothing > 0.0F ? logits.cast<double>().sum() : 0.0;
-  const softmax_sums sums = exponentiate(logits);
-  out[0] = sums.log_sum_exp - target;
-  out[1] = label_smoothing > 0.0F ? static_cast<double>(row.size) * sums.log_sum_exp - sum : 0.0;
-  return sums.exponentials;
+  const double sum = label_smoothing > 0.0F ? range_sum(row.data, row.size) : 0.0;
+  const float maximum = range_maximum(row.data, row.size);
+  const float exponentials = exponentiate_range(row.data, row.size, maximum);
+  const double log_sum_exp = static_cast<double>(maximum) + std::log(static_cast<double>(exponentials));
+  out[0] = log_sum_exp - target;
+  out[1] = label_smoothing > 0.0F ? static_cast<double>(row.size) * log_sum_exp - sum : 0.0;
+  return exponentials;
 }
 
 }  // namespace detail

@@ -1,0 +1,96 @@
+// Exponentials, hyperbolic tangents, maxima and sums over ranges, through Eigen's packets of fixed width: unlike Eigen's
+// own passes over a range they do not depend on where the range lies in memory, so neither do the bits of a result.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include <t5zero/backend/cpu/vector.hpp>
+#include <t5zero/core/integers.hpp>
+
+#include <Eigen/Core>
+
+namespace t5zero::cpu {
+
+namespace detail {
+
+using packet_array = Eigen::Array<float, vector_width, 1>;
+
+inline packet_array to_packet(float_vector value) {
+  packet_array result;
+  std::memcpy(result.data(), &value, sizeof(value));
+  return result;
+}
+inline float_vector from_packet(const packet_array& value) {
+  float_vector result;
+  std::memcpy(&result, value.data(), sizeof(result));
+  return result;
+}
+
+/// The last count < vector_width floats of a range, the rest filled with `filler`.
+inline float_vector load_partial(const float* from, index_t count, float filler) {
+  float_vector result = broadcast(filler);
+  std::memcpy(&result, from, static_cast<std::size_t>(count) * sizeof(float));
+  return result;
+}
+inline void store_partial(float* to, index_t count, float_vector value) {
+  std::memcpy(to, &value, static_cast<std::size_t>(count) * sizeof(float));
+}
+
+/// Lanes added pairwise.
+inline float horizontal_sum(float_vector lanes) {
+  for (index_t half = vector_width / 2; half > 0; half /= 2) {
+    for (index_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
+}  // namespace detail
+
+inline float_vector exp(float_vector value) { return detail::from_packet(detail::to_packet(value).exp()); }
+inline float_vector tanh(float_vector value) { return detail::from_packet(detail::to_packet(value).tanh()); }
+
+/// Largest of count >= 1 floats.
+inline float range_maximum(const float* from, index_t count) {
+  float_vector lanes = broadcast(-std::numeric_limits<float>::infinity());
+  index_t i = 0;
+  for (; i + vector_width <= count; i += vector_width) {
+    const float_vector value = load(from + i);
+    lanes = value > lanes ? value : lanes;
+  }
+  float maximum = lanes[0];
+  for (index_t lane = 1; lane < vector_width; ++lane) maximum = std::max(maximum, lanes[lane]);
+  for (; i < count; ++i) maximum = std::max(maximum, from[i]);
+  return maximum;
+}
+
+/// values[i] = exp(values[i] - shift); returns their sum.
+inline float exponentiate_range(float* values, index_t count, float shift) {
+  float_vector sums{};
+  index_t i = 0;
+  for (; i + vector_width <= count; i += vector_width) {
+    const float_vector value = exp(load(values + i) - shift);
+    store(values + i, value);
+    sums += value;
+  }
+  if (i < count) {
+    // exp(-1e4) is 0: lanes beyond the range add nothing.
+    const float_vector value = exp(detail::load_partial(values + i, count - i, shift - 1e4F) - shift);
+    detail::store_partial(values + i, count - i, value);
+    sums += value;
+  }
+  return detail::horizontal_sum(sums);
+}
+
+/// Sum of floats, in double.
+inline double range_sum(const float* from, index_t count) {
+  double sum = 0.0;
+  for (index_t i = 0; i < count; ++i) sum += static_cast<double>(from[i]);
+  return sum;
+}
+
+inline void scale_range(float* values, index_t count, float factor) {
+  for (index_t i = 0; i < count; ++i) values[i] *= factor;
+}
+
+}  // namespace t5zero::cpu
