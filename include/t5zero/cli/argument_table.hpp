@@ -18,7 +18,8 @@ namespace t5zero {
 namespace detail {
 
 inline constexpr auto all_arguments = [] {
-  std::array<argument_verdict, own_arguments.size() + script_arguments.size() + training_arguments.size()> rows{};
+  std::array<argument_verdict, own_arguments.size() + script_arguments.size() + training_arguments.size()>
+      rows{};
   auto end = std::copy(own_arguments.begin(), own_arguments.end(), rows.begin());
   end = std::copy(script_arguments.begin(), script_arguments.end(), end);
   std::copy(training_arguments.begin(), training_arguments.end(), end);
@@ -28,7 +29,9 @@ inline constexpr auto all_arguments = [] {
 }  // namespace detail
 
 /// All rows, in the order of the help.
-[[nodiscard]] constexpr std::span<const argument_verdict> argument_table() { return detail::all_arguments; }
+[[nodiscard]] constexpr std::span<const argument_verdict> argument_table() {
+  return detail::all_arguments;
+}
 
 /// The row of a canonical name (underscores, no dashes in front); null if there is none.
 [[nodiscard]] inline const argument_verdict* find_argument(std::string_view name) {
