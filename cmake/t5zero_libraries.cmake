@@ -9,7 +9,7 @@ file(GLOB_RECURSE t5zero_headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include
 set(t5zero_cpu_headers ${t5zero_headers})
 list(FILTER t5zero_cpu_headers INCLUDE REGEX "include/t5zero/(backend/cpu/|cpu\\.hpp)")
 set(t5zero_application_headers ${t5zero_headers})
-list(FILTER t5zero_application_headers INCLUDE REGEX "include/t5zero/(data/|io/|cli/|train/|run_translation\\.hpp)")
+list(FILTER t5zero_application_headers INCLUDE REGEX "include/t5zero/(data/|io/|cli/|train/|zero/(read_ds_config|ds_section)|run_translation\\.hpp)")
 set(t5zero_core_headers ${t5zero_headers})
 list(REMOVE_ITEM t5zero_core_headers ${t5zero_cpu_headers} ${t5zero_application_headers})
 

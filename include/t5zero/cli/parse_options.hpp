@@ -1,0 +1,286 @@
+// From argc and argv to `options`: spelling first (spelling.hpp), then CLI11 for values and help, then what
+// must hold between options.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include <t5zero/cli/argument_table.hpp>
+#include <t5zero/cli/option_binder.hpp>
+#include <t5zero/cli/options.hpp>
+#include <t5zero/cli/spelling.hpp>
+#include <t5zero/core/error.hpp>
+#include <t5zero/core/integers.hpp>
+
+namespace t5zero {
+namespace detail {
+
+inline void bind_model_and_data(option_binder& bind, options& to) {
+  bind.text("model_name_or_path", to.model_name_or_path);
+  bind.text("config_name", to.config_name);
+  bind.text("tokenizer_name", to.tokenizer_name);
+  bind.text("cache_dir", to.cache_dir);
+  bind.text("model_revision", to.model_revision);
+  bind.boolean("from_scratch", to.from_scratch);
+  bind.text("source_lang", to.source_lang);
+  bind.text("target_lang", to.target_lang);
+  bind.text("dataset_name", to.dataset_name);
+  bind.text("dataset_config_name", to.dataset_config_name);
+  bind.text("train_file", to.train_file);
+  bind.text("validation_file", to.validation_file);
+  bind.text("test_file", to.test_file);
+  bind.integer("max_source_length", to.max_source_length, 1, "a number of tokens of at least 1");
+  bind.integer("max_target_length", to.max_target_length, 1, "a number of tokens of at least 1");
+  bind.integer("val_max_target_length", to.val_max_target_length, 1, "a number of tokens of at least 1");
+  bind.boolean("pad_to_max_length", to.pad_to_max_length);
+  bind.integer("max_train_samples", to.max_train_samples, 1, "a number of rows of at least 1");
+  bind.integer("max_eval_samples", to.max_eval_samples, 1, "a number of rows of at least 1");
+  bind.integer("max_predict_samples", to.max_predict_samples, 1, "a number of rows of at least 1");
+  bind.boolean("ignore_pad_token_for_loss", to.ignore_pad_token_for_loss);
+  bind.text("source_prefix", to.source_prefix);
+  bind.integer("num_beams", to.num_beams, 1, "a number of beams of at least 1");
+  bind.boolean("predict_with_generate", to.predict_with_generate);
+  bind.integer("generation_max_length", to.generation_max_length, 1, "a number of tokens of at least 1");
+  bind.integer("generation_num_beams", to.generation_num_beams, 1, "a number of beams of at least 1");
+}
+
+inline void bind_training(option_binder& bind, options& to) {
+  bind.text("output_dir", to.output_dir);
+  bind.boolean("overwrite_output_dir", to.overwrite_output_dir);
+  bind.boolean("do_train", to.do_train);
+  bind.boolean("do_eval", to.do_eval);
+  bind.boolean("do_predict", to.do_predict);
+  bind.boolean("plan", to.plan);
+  bind.text("resume_from_checkpoint", to.resume_from_checkpoint);
+  bind.integer("per_device_train_batch_size", to.per_device_train_batch_size, 1,
+               "a batch of at least 1 sentence");
+  bind.integer("per_device_eval_batch_size", to.per_device_eval_batch_size, 1,
+               "a batch of at least 1 sentence");
+  bind.integer("gradient_accumulation_steps", to.gradient_accumulation_steps, 1,
+               "a number of micro-batches of at least 1");
+  bind.number("num_train_epochs", to.num_train_epochs, {0, 1e9, "a number of epochs of at least 0"});
+  bind.integer("max_steps", to.max_steps, -1, "a number of updates, or -1 for none,");
+  bind.boolean("dataloader_drop_last", to.dataloader_drop_last);
+  bind.seed("seed", [&to](std::uint64_t seed) { to.seed = seed; });
+  bind.seed("data_seed", [&to](std::uint64_t seed) { to.data_seed = seed; });
+  const double infinity = std::numeric_limits<double>::infinity();
+  bind.number("learning_rate", to.learning_rate, {0, infinity, "a rate of at least 0"});
+  bind.number("weight_decay", to.weight_decay, {0, infinity, "a number of at least 0"});
+  bind.number("adam_beta1", to.adam_beta1, {0, 1, "a number in [0,1)", /*open_high=*/true});
+  bind.number("adam_beta2", to.adam_beta2, {0, 1, "a number in [0,1)", /*open_high=*/true});
+  bind.number("adam_epsilon", to.adam_epsilon, {0, infinity, "a number of at least 0"});
+  bind.number("max_grad_norm", to.max_grad_norm, {0, infinity, "a norm, or 0 for no clipping,"});
+  bind.choice<lr_scheduler_kind>("lr_scheduler_type", to.lr_scheduler_type,
+                                 {{"linear", lr_scheduler_kind::linear},
+                                  {"constant", lr_scheduler_kind::constant},
+                                  {"constant_with_warmup", lr_scheduler_kind::constant_with_warmup},
+                                  {"cosine", lr_scheduler_kind::cosine}});
+  bind.number("warmup_ratio", to.warmup_ratio, {0, 1, "a share in [0,1]"});
+  bind.steps("warmup_steps", to.warmup_steps, 0);
+  bind.number("label_smoothing_factor", to.label_smoothing_factor,
+              {0, 1, "a number in [0,1)", /*open_high=*/true});
+  bind.choice<std::string>("optim", to.optim,
+                           {{"adamw_torch", "adamw_torch"}, {"adamw_torch_fused", "adamw_torch_fused"}});
+}
+
+inline void bind_running(option_binder& bind, options& to) {
+  const std::vector<std::pair<std::string_view, interval_strategy>> when = {
+      {"no", interval_strategy::no},
+      {"steps", interval_strategy::steps},
+      {"epoch", interval_strategy::epoch}};
+  bind.choice("logging_strategy", to.logging_strategy, when);
+  bind.steps("logging_steps", to.logging_steps, 0);
+  bind.boolean("logging_first_step", to.logging_first_step);
+  bind.boolean("logging_nan_inf_filter", to.logging_nan_inf_filter);
+  bind.choice("eval_strategy", to.eval_strategy, when);
+  bind.choice("evaluation_strategy", to.eval_strategy, when);
+  bind.steps("eval_steps", to.eval_steps, 1);
+  auto when_saving = when;
+  when_saving.emplace_back("best", interval_strategy::best);
+  bind.choice("save_strategy", to.save_strategy, when_saving);
+  bind.steps("save_steps", to.save_steps, 1);
+  bind.integer("save_total_limit", to.save_total_limit, 1, "a number of checkpoints of at least 1");
+  bind.choice<save_dtype_choice>("save_dtype", to.save_dtype,
+                                 {{"auto", save_dtype_choice::automatic},
+                                  {"fp32", save_dtype_choice::fp32},
+                                  {"16bit", save_dtype_choice::half}});
+  bind.boolean("disable_tqdm", to.disable_tqdm);
+  bind.boolean("fp16", to.fp16);
+  bind.boolean("bf16", to.bf16);
+  bind.boolean("fp16_full_eval", to.fp16_full_eval);
+  bind.boolean("bf16_full_eval", to.bf16_full_eval);
+  bind.boolean("tf32", to.tf32);
+  bind.boolean("use_cpu", to.use_cpu);
+  bind.boolean("no_cuda", to.use_cpu);
+  bind.integer("threads", to.threads, 0, "a number of threads, or 0 for all cores,");
+  bind.integer("num_gpus", to.num_gpus, 1, "a number of ranks of at least 1");
+  bind.integer("local_rank", to.local_rank, -1, "a rank, or -1 for none,");
+  bind.text("deepspeed", to.deepspeed);
+  bind.boolean("gradient_checkpointing", to.gradient_checkpointing);
+}
+
+/// The given value as one text, lists joined by blanks.
+inline std::string joined(const std::vector<std::string>& values) {
+  std::string text;
+  for (const std::string& value : values) text.append(text.empty() ? "" : " ").append(value);
+  return text;
+}
+
+/// Whether a value says what would hold without it.
+inline bool is_default(const argument_verdict& row, const std::string& value) {
+  if (value.empty() || value == row.fallback) return true;
+  if (row.fallback.empty())
+    return value == "None" || (row.kind == argument_kind::optional_flag && value == "False");
+  return row.name == "report_to" && value == "all";  // every installed logger: none is
+}
+
+/// Refuses what is refused; returns the one notice about what is accepted without effect.
+inline std::string apply_verdicts(const given_arguments& given) {
+  std::string notice;
+  for (const argument_verdict& row : argument_table()) {
+    const auto found = given.find(row.name);
+    if (found == given.end() || row.outcome == verdict::honoured) continue;
+    const std::string value = joined(found->second);
+    if (is_default(row, value)) continue;
+    std::string name("--");
+    name.append(row.name);
+    if (row.outcome == verdict::refused)
+      throw input_error(name + " " + value + ": refused: " + std::string(row.text));
+    notice.append(notice.empty() ? "accepted without effect: " : "; ")
+        .append(name)
+        .append(" (")
+        .append(row.text)
+        .append(")");
+  }
+  return notice;
+}
+
+inline void check_file(std::string_view flag, const std::optional<std::string>& file) {
+  if (!file) return;
+  constexpr std::array<std::string_view, 4> readable = {".json", ".jsonl", ".csv", ".tsv"};
+  const bool known =
+      std::any_of(readable.begin(), readable.end(), [&](auto end) { return file->ends_with(end); });
+  if (!known) {
+    throw input_error("--" + std::string(flag) + " " + *file +
+                      ": the file's name must end in .json, .jsonl, .csv or .tsv");
+  }
+}
+
+inline void check_options(const options& chosen) {
+  if (chosen.fp16 && chosen.bf16) {
+    throw input_error("--fp16 --bf16: At most one of fp16 and bf16 can be True, but not both; remove one");
+  }
+  if (chosen.model_name_or_path.empty() && !(chosen.from_scratch && chosen.config_name)) {
+    throw input_error(
+        "the following arguments are required: --model_name_or_path (or --config_name with --from_scratch)");
+  }
+  if (!chosen.dataset_name && !chosen.train_file && !chosen.validation_file) {
+    throw input_error(
+        "Need either a dataset name or a training/validation file. Give --dataset_name, or --train_file and "
+        "--validation_file");
+  }
+  if (chosen.source_lang.empty() || chosen.target_lang.empty()) {
+    throw input_error(
+        "Need to specify the source language and the target language. Give --source_lang and "
+        "--target_lang, e.g. en and ro");
+  }
+  check_file("train_file", chosen.train_file);
+  check_file("validation_file", chosen.validation_file);
+  check_file("test_file", chosen.test_file);
+  if (chosen.output_dir.empty()) throw input_error("--output_dir '': the name of a directory is needed");
+  if (chosen.logging_strategy == interval_strategy::steps && chosen.logging_steps.value == 0) {
+    throw input_error(
+        "--logging_steps 0: --logging_strategy steps needs at least 1; or give --logging_strategy no");
+  }
+  if (chosen.num_gpus > 1) {
+    throw input_error("--num_gpus " + std::to_string(chosen.num_gpus) +
+                      ": one rank is supported for now; give 1");
+  }
+  if (chosen.local_rank > 0) {
+    throw input_error("--local_rank " + std::to_string(chosen.local_rank) +
+                      ": one rank is supported for now; give 0 or -1");
+  }
+}
+
+/// Hands the resolved arguments to CLI11, which calls the setters; returns the help text if that was asked
+/// for.
+inline std::string run_parser(const given_arguments& given, const option_binder& bind,
+                              const std::string& program) {
+  CLI::App app("Fine-tunes T5 for translation. --a_b and --a-b are one; unique prefixes are enough.",
+               program);
+  app.set_help_flag();  // help is a row like the others
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  for (const argument_verdict& row : argument_table()) {
+    const std::string name(row.name);
+    const option_binder::setter* set = bind.find(name);
+    std::string description(row.text);
+    if (!row.fallback.empty()) description.append(" [").append(row.fallback).append("]");
+    CLI::Option* option = app.add_option_function<std::string>(
+        "--" + name,
+        [set](const std::string& value) {
+          if (set != nullptr) (*set)(value);
+        },
+        description);
+    // Hidden ones are in --help-all.
+    option->group(row.outcome == verdict::honoured ? "Options" : "");
+  }
+  const auto asked = [&given](const char* name) {
+    const auto found = given.find(name);
+    return found != given.end() && found->second.front() == "True";
+  };
+  if (asked("help_all")) return argument_table_text();
+  if (asked("help")) return app.help();
+  std::vector<std::string> tokens;
+  for (const auto& [name, values] : given) {
+    // One token, so that a value that starts with dashes stays a value; CLI11 drops an empty one behind '='.
+    const std::string value = joined(values);
+    if (value.empty()) {
+      tokens.push_back("--" + name);
+      tokens.push_back(value);
+    } else {
+      tokens.push_back("--" + name + "=" + value);
+    }
+  }
+  std::reverse(tokens.begin(), tokens.end());  // CLI11 reads this vector from its end
+  try {
+    app.parse(tokens);
+  } catch (const CLI::ParseError& failure) {
+    throw input_error(failure.what());
+  }
+  return {};
+}
+
+}  // namespace detail
+
+/// Options from resolved arguments. Throws input_error naming flag, value and repair.
+[[nodiscard]] inline options make_options(const given_arguments& given, const std::string& program) {
+  options chosen;
+  option_binder bind;
+  detail::bind_model_and_data(bind, chosen);
+  detail::bind_training(bind, chosen);
+  detail::bind_running(bind, chosen);
+  chosen.help_text = detail::run_parser(given, bind, program);
+  if (!chosen.help_text.empty()) return chosen;
+  chosen.notice = detail::apply_verdicts(given);
+  detail::check_options(chosen);
+  // As in Hugging Face: whoever evaluates during training also evaluates at its end.
+  if (chosen.eval_strategy != interval_strategy::no) chosen.do_eval = true;
+  return chosen;
+}
+
+/// Options from a program's arguments (argv[0] is the program). Throws input_error.
+[[nodiscard]] inline options parse_options(int argc, const char* const* argv) {
+  const std::vector<std::string> tokens(argv + std::min(argc, 1), argv + argc);
+  return make_options(resolve_spelling(tokens), argc > 0 ? argv[0] : "run_translation");
+}
+
+}  // namespace t5zero
