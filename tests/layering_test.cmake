@@ -1,6 +1,7 @@
 # Checks which room of include/t5zero includes which: cmake -DINCLUDE_DIR=<include/t5zero> -P layering_test.cmake
 # A room may include itself and the rooms below it; a .hpp never includes a .cuh. Fails with one line an upward edge.
 cmake_minimum_required(VERSION 3.25)
+get_filename_component(INCLUDE_DIR "${INCLUDE_DIR}" ABSOLUTE)
 
 # Low to high; rooms of one line are siblings and do not include each other.
 set(floors
