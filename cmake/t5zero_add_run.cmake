@@ -1,0 +1,176 @@
+# Functions that make an executable of one run or of several. They work in the build tree and after
+# find_package(t5zero).
+#
+#   t5zero_add_run(NAME <executable> MODEL <model> ZERO <stage> PRECISION <precision>
+#                  [BACKEND cpu] [INCLUDE <header>...])
+#       One executable of the one type run<model, stage, precision, backend>.
+#   t5zero_add_run_translation(NAME <executable> RUNS "<model> <stage> <precision>"...
+#                  [BACKEND cpu] [INCLUDE <header>...])
+#       One executable of several; it picks the run that the command line asks for.
+#   t5zero_list_runs(<variable> documented|all [BACKEND cpu])
+#       The RUNS that stand for these words.
+#
+# Your own policies: name them with their namespace (MODEL mine::t5_tiny) and give the header that defines them with
+# INCLUDE (as it is written between the quotes of an #include).
+
+set(T5ZERO_RUN_MODELS t5_small t5_base t5_large t5_3b t5_11b
+  t5_v1_1_small t5_v1_1_base t5_v1_1_large t5_v1_1_xl t5_v1_1_xxl)
+set(T5ZERO_RUN_ZEROS zero_0 zero_1 zero_2 zero_3)
+set(T5ZERO_RUN_PRECISIONS_cpu fp32 fp16 bf16)
+set(T5ZERO_RUN_BACKENDS cpu)
+set(T5ZERO_RUN_TEMPLATES ${CMAKE_CURRENT_LIST_DIR})
+
+# Stops with a sentence unless `value` is one of the allowed ones, or names the user's own type where that may be.
+function(t5zero_check_choice function keyword value own allowed)
+  if("${value}" STREQUAL "")
+    list(JOIN allowed ", " text)
+    message(FATAL_ERROR "${function}: ${keyword} is missing. Allowed: ${text}.")
+  endif()
+  if(own AND value MATCHES "^[A-Za-z_][A-Za-z0-9_]*(::[A-Za-z_][A-Za-z0-9_]*)+$")
+    return()
+  endif()
+  if(NOT value IN_LIST allowed)
+    list(JOIN allowed ", " text)
+    if(NOT own AND value MATCHES "::")
+      set(hint " For a policy of your own, give the header that defines it with INCLUDE.")
+    endif()
+    message(FATAL_ERROR "${function}: ${keyword} is '${value}'. Allowed: ${text}.${hint}")
+  endif()
+endfunction()
+
+# Checks the four policies of a run and sets, in the caller, the T5ZERO_RUN_* values that the templates read.
+macro(t5zero_set_run_values function model zero precision backend includes)
+  set(t5zero_may_be_own FALSE)
+  if(NOT "${includes}" STREQUAL "")
+    set(t5zero_may_be_own TRUE)
+  endif()
+  t5zero_check_choice(${function} BACKEND "${backend}" FALSE "${T5ZERO_RUN_BACKENDS}")
+  t5zero_check_choice(${function} MODEL "${model}" ${t5zero_may_be_own} "${T5ZERO_RUN_MODELS}")
+  t5zero_check_choice(${function} ZERO "${zero}" ${t5zero_may_be_own} "${T5ZERO_RUN_ZEROS}")
+  t5zero_check_choice(${function} PRECISION "${precision}" ${t5zero_may_be_own} "${T5ZERO_RUN_PRECISIONS_${backend}}")
+  set(T5ZERO_RUN_UMBRELLA ${backend}.hpp)
+  set(T5ZERO_RUN_BACKEND t5zero::${backend}::backend)
+  set(T5ZERO_RUN_MODEL "${model}")
+  set(T5ZERO_RUN_ZERO "${zero}")
+  set(T5ZERO_RUN_PRECISION "${precision}")
+  foreach(t5zero_role MODEL ZERO PRECISION)
+    if(NOT T5ZERO_RUN_${t5zero_role} MATCHES "::")
+      string(PREPEND T5ZERO_RUN_${t5zero_role} "t5zero::")
+    endif()
+  endforeach()
+  set(T5ZERO_RUN_INCLUDES "")
+  foreach(t5zero_header ${includes})
+    string(APPEND T5ZERO_RUN_INCLUDES "#include \"${t5zero_header}\"\n")
+  endforeach()
+endmacro()
+
+# What every such executable links, and where it finds the caller's headers.
+function(t5zero_finish_run name backend)
+  target_link_libraries(${name} PRIVATE t5zero::${backend} t5zero::run_translation)
+  target_include_directories(${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  # This project's own warnings and instruction set; a user's project has its own.
+  if(TARGET t5zero_own)
+    target_link_libraries(${name} PRIVATE t5zero_own)
+  endif()
+endfunction()
+
+function(t5zero_check_name function name unparsed)
+  if(NOT "${unparsed}" STREQUAL "")
+    list(JOIN unparsed " " text)
+    message(FATAL_ERROR "${function}: unknown argument '${text}'. Known: ${ARGN}.")
+  endif()
+  if("${name}" STREQUAL "")
+    message(FATAL_ERROR "${function}: NAME is missing. Give the name of the executable.")
+  endif()
+  if(NOT name MATCHES "^[A-Za-z_][A-Za-z0-9_]*$")
+    message(FATAL_ERROR "${function}: NAME is '${name}'. Allowed: letters, digits and '_', not a digit first.")
+  endif()
+  if(TARGET ${name})
+    message(FATAL_ERROR "${function}: NAME is '${name}', and a target of this name exists. Choose another.")
+  endif()
+endfunction()
+
+function(t5zero_add_run)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;MODEL;ZERO;PRECISION;BACKEND" "INCLUDE")
+  t5zero_check_name(t5zero_add_run "${arg_NAME}" "${arg_UNPARSED_ARGUMENTS}"
+    "NAME, MODEL, ZERO, PRECISION, BACKEND, INCLUDE")
+  if(NOT DEFINED arg_BACKEND)
+    set(arg_BACKEND cpu)
+  endif()
+  t5zero_set_run_values(t5zero_add_run "${arg_MODEL}" "${arg_ZERO}" "${arg_PRECISION}" "${arg_BACKEND}"
+    "${arg_INCLUDE}")
+  set(source ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}.run.cpp)
+  configure_file(${T5ZERO_RUN_TEMPLATES}/run_main.cpp.in ${source} @ONLY)
+  add_executable(${arg_NAME} ${source})
+  t5zero_finish_run(${arg_NAME} ${arg_BACKEND})
+endfunction()
+
+function(t5zero_add_run_translation)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;BACKEND" "RUNS;INCLUDE")
+  t5zero_check_name(t5zero_add_run_translation "${arg_NAME}" "${arg_UNPARSED_ARGUMENTS}"
+    "NAME, RUNS, BACKEND, INCLUDE")
+  if(NOT DEFINED arg_BACKEND)
+    set(arg_BACKEND cpu)
+  endif()
+  if(NOT arg_RUNS)
+    message(FATAL_ERROR
+      "t5zero_add_run_translation: RUNS is missing. Give one or more, such as \"t5_small zero_2 fp16\".")
+  endif()
+  set(T5ZERO_RUN_DECLARATIONS "")
+  set(T5ZERO_RUN_ROWS "")
+  set(sources "")
+  foreach(one IN LISTS arg_RUNS)
+    string(REGEX REPLACE " +" ";" parts "${one}")
+    list(LENGTH parts count)
+    if(NOT count EQUAL 3)
+      message(FATAL_ERROR "t5zero_add_run_translation: RUNS has '${one}'. "
+        "Expected three words, \"<model> <stage> <precision>\", such as \"t5_small zero_2 fp16\".")
+    endif()
+    list(GET parts 0 model)
+    list(GET parts 1 zero)
+    list(GET parts 2 precision)
+    t5zero_set_run_values(t5zero_add_run_translation "${model}" "${zero}" "${precision}" "${arg_BACKEND}"
+      "${arg_INCLUDE}")
+    string(MAKE_C_IDENTIFIER "t5zero_run_${model}_${zero}_${precision}_${arg_BACKEND}" T5ZERO_RUN_ENTRY)
+    set(source ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}.runs/${T5ZERO_RUN_ENTRY}.cpp)
+    if(source IN_LIST sources)
+      message(FATAL_ERROR "t5zero_add_run_translation: RUNS has '${one}' twice. Name each run once.")
+    endif()
+    configure_file(${T5ZERO_RUN_TEMPLATES}/run_entry.cpp.in ${source} @ONLY)
+    list(APPEND sources ${source})
+    string(APPEND T5ZERO_RUN_DECLARATIONS "int ${T5ZERO_RUN_ENTRY}(int argc, char** argv);\n")
+    # The policies' own names: what the command line and the messages say.
+    string(APPEND T5ZERO_RUN_ROWS
+      "    {std::string_view(${T5ZERO_RUN_MODEL}::name).data(), ${T5ZERO_RUN_ZERO}::stage,\n"
+      "     std::string_view(${T5ZERO_RUN_PRECISION}::name).data(), &${T5ZERO_RUN_ENTRY}},\n")
+  endforeach()
+  set(main ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}.runs/main.cpp)
+  configure_file(${T5ZERO_RUN_TEMPLATES}/run_dispatch.cpp.in ${main} @ONLY)
+  add_executable(${arg_NAME} ${main} ${sources})
+  t5zero_finish_run(${arg_NAME} ${arg_BACKEND})
+endfunction()
+
+function(t5zero_list_runs variable which)
+  cmake_parse_arguments(PARSE_ARGV 2 arg "" "BACKEND" "")
+  if(NOT DEFINED arg_BACKEND)
+    set(arg_BACKEND cpu)
+  endif()
+  t5zero_check_choice(t5zero_list_runs BACKEND "${arg_BACKEND}" FALSE "${T5ZERO_RUN_BACKENDS}")
+  set(runs "")
+  if(which STREQUAL "documented")
+    set(runs "t5_small zero_2 fp16" "t5_large zero_2 fp32" "t5_3b zero_3 fp16" "t5_small zero_0 fp32"
+      "t5_small zero_0 fp16" "t5_small zero_0 bf16" "t5_small zero_2 fp32" "t5_small zero_2 bf16"
+      "t5_base zero_2 bf16")
+  elseif(which STREQUAL "all")
+    foreach(model IN LISTS T5ZERO_RUN_MODELS)
+      foreach(zero IN LISTS T5ZERO_RUN_ZEROS)
+        foreach(precision IN LISTS T5ZERO_RUN_PRECISIONS_${arg_BACKEND})
+          list(APPEND runs "${model} ${zero} ${precision}")
+        endforeach()
+      endforeach()
+    endforeach()
+  else()
+    message(FATAL_ERROR "T5ZERO_RUNS is '${which}'. Allowed: documented, all.")
+  endif()
+  set(${variable} "${runs}" PARENT_SCOPE)
+endfunction()

@@ -1,12 +1,15 @@
-# install + find_package(t5zero).
+# install + find_package(t5zero). Component t5zero_development: headers and package files, which need no build.
 include(CMakePackageConfigHelpers)
 
-install(TARGETS t5zero t5zero_cpu t5zero_run_translation EXPORT t5zero_targets FILE_SET HEADERS)
-install(EXPORT t5zero_targets NAMESPACE t5zero:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/t5zero)
+install(TARGETS t5zero t5zero_cpu t5zero_run_translation EXPORT t5zero_targets
+  FILE_SET HEADERS COMPONENT t5zero_development)
+install(EXPORT t5zero_targets NAMESPACE t5zero:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/t5zero
+  COMPONENT t5zero_development)
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/t5zeroConfig.cmake.in
   ${PROJECT_BINARY_DIR}/t5zeroConfig.cmake INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/t5zero)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/t5zeroConfigVersion.cmake
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES ${PROJECT_BINARY_DIR}/t5zeroConfig.cmake ${PROJECT_BINARY_DIR}/t5zeroConfigVersion.cmake
   cmake/t5zero_dependencies.cmake cmake/t5zero_add_run.cmake
-  DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/t5zero)
+  cmake/run_main.cpp.in cmake/run_entry.cpp.in cmake/run_dispatch.cpp.in
+  DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/t5zero COMPONENT t5zero_development)

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Installs, builds, and fine-tunes t5-small (ZeRO-2, fp16) from scratch on the bundled sentence pairs. Downloads
+# nothing but Debian packages. Options given to this script go to the program: scripts/quickstart.sh --max_steps 100
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+scripts/build.sh t5_small_zero2_fp16
+
+data=examples/data/en-ro
+exec build/cpu/bin/t5_small_zero2_fp16 \
+  --deepspeed examples/config/ds_config_zero2.json \
+  --config_name t5-small --from_scratch --fp16 \
+  --do_train --do_eval \
+  --source_lang en --target_lang ro --source_prefix "translate English to Romanian: " \
+  --train_file "$data/train.jsonl" --validation_file "$data/validation.jsonl" \
+  --per_device_train_batch_size 8 --learning_rate 1e-3 --max_steps 30 --logging_steps 5 \
+  --output_dir output_dir/quickstart --overwrite_output_dir "$@"
