@@ -1,0 +1,484 @@
+// One translation run from options to saved files: the events of run_translation.py, in its order.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <t5zero/cli/options.hpp>
+#include <t5zero/cli/run_constraints.hpp>
+#include <t5zero/cli/translation_setup.hpp>
+#include <t5zero/data/sampler.hpp>
+#include <t5zero/io/model_directory.hpp>
+#include <t5zero/optim/lr_schedule.hpp>
+#include <t5zero/train/report.hpp>
+#include <t5zero/train/run.hpp>
+#include <t5zero/train/trainer.hpp>
+#include <t5zero/zero/ds_config.hpp>
+#include <t5zero/zero/read_ds_config.hpp>
+#include <t5zero/zero/resolve_ds_config.hpp>
+
+namespace t5zero::cli {
+
+/// Updates of a run, as transformers up to 4.51 counts them.
+struct step_arithmetic {
+  index_t batches_per_epoch = 0;
+  index_t updates_per_epoch = 0;
+  index_t max_steps = 0;
+  index_t epochs = 0;
+
+  step_arithmetic(index_t examples, const options& chosen) {
+    const index_t batch = chosen.per_device_train_batch_size;
+    batches_per_epoch = chosen.dataloader_drop_last ? examples / batch : ceil_div(examples, batch);
+    if (batches_per_epoch == 0) {
+      throw input_error("--per_device_train_batch_size " + std::to_string(batch) + ": the training data has only " +
+                        std::to_string(examples) + " pairs and --dataloader_drop_last drops the short batch; lower it");
+    }
+    updates_per_epoch = std::max<index_t>(1, batches_per_epoch / chosen.gradient_accumulation_steps);
+    max_steps = chosen.max_steps > 0
+                    ? chosen.max_steps
+                    : static_cast<index_t>(std::ceil(chosen.num_train_epochs * static_cast<double>(updates_per_epoch)));
+    epochs = chosen.max_steps > 0 ? ceil_div(max_steps, updates_per_epoch)
+                                  : static_cast<index_t>(std::ceil(chosen.num_train_epochs));
+  }
+};
+
+/// Everything of one run of type Run.
+template <class Run>
+class translation_job {
+ public:
+  translation_job(options chosen, std::optional<ds_config> config)
+      : chosen_(std::move(chosen)), ds_(std::move(config)) {}
+
+  int run() {
+    check_memory_of_model();
+    if (!chosen_.do_train && !chosen_.do_eval && !chosen_.do_predict) {
+      std::cerr << "There is nothing to do. Please pass `do_train`, `do_eval` and/or `do_predict`.\n";
+      return 0;
+    }
+    check_output_directory();
+    read_inputs();
+    build_trainer();
+    summarise();
+    metrics all;
+    if (chosen_.do_train) all.merge(train());
+    if (chosen_.do_eval) all.merge(evaluate());
+    if (chosen_.do_predict) {
+      std::cerr << "--do_predict: generation is not available yet; nothing is predicted\n";
+    }
+    atomic_save save(chosen_.output_dir);
+    save.add("all_results.json", all.json());
+    save.commit();
+    return 0;
+  }
+
+  /// The worst batch that the options allow.
+  [[nodiscard]] static batch_shape longest_batch(const options& chosen) {
+    const bool trains = chosen.do_train || !chosen.do_eval;
+    batch_shape shape = batch_shape::of_lengths(
+        trains ? chosen.per_device_train_batch_size : chosen.per_device_eval_batch_size, chosen.max_source_length,
+        std::max(chosen.max_target_length, chosen.evaluation_target_length()));
+    return shape;
+  }
+  [[nodiscard]] static plan_options plan_options_of(const options& chosen) {
+    return {.threads = threads_of(chosen),
+            .accumulates_micro_batches = chosen.gradient_accumulation_steps > 1,
+            .trains = chosen.do_train || !chosen.do_eval};
+  }
+  [[nodiscard]] static int threads_of(const options& chosen) {
+    return chosen.threads > 0 ? static_cast<int>(chosen.threads) : Run::backend::default_threads();
+  }
+
+ private:
+  using clock = std::chrono::steady_clock;
+  static constexpr model_shape compiled = Run::model::shape;
+
+  static double seconds_since(clock::time_point start) {
+    return std::chrono::duration<double>(clock::now() - start).count();
+  }
+
+  /// Weights, moments and gradients alone: refused before any name is resolved or any text read.
+  void check_memory_of_model() const {
+    const index_t available = Run::backend::memory::available_bytes();
+    const plan_options planned = plan_options_of(chosen_);
+    const memory_plan plan = Run::plan(compiled, {}, planned);
+    const index_t needed = plan.model_state_bytes();
+    if (needed <= available) return;
+    std::string fits = "none of the known models fits in this configuration";
+    index_t best = 0;
+    for_each_type(all_model_sizes{}, [&]<class Model>() {
+      using other = t5zero::run<Model, typename Run::zero, typename Run::precision, typename Run::backend>;
+      const index_t bytes = other::plan(Model::shape, {}, planned).model_state_bytes();
+      if (bytes <= available && bytes > best) {
+        best = bytes;
+        fits = other::name() + " (" + human_bytes(bytes) + ") would fit";
+      }
+    });
+    throw capacity_error(Run::name() + ": the model's states alone need " + with_thousands(needed) + " bytes (" +
+                         human_bytes(needed) + "), " + with_thousands(available) + " are available: " +
+                         with_thousands(needed - available) + " bytes (" + human_bytes(needed - available) +
+                         ") are missing. ZeRO does not help on one rank without offload; " + fits +
+                         ". --plan prints the whole table.");
+  }
+
+  void check_output_directory() const {
+    if (!chosen_.do_train || chosen_.overwrite_output_dir) return;
+    std::error_code ignored;
+    if (std::filesystem::is_directory(chosen_.output_dir, ignored) &&
+        !std::filesystem::is_empty(chosen_.output_dir, ignored)) {
+      throw input_error("--output_dir: Output directory (" + chosen_.output_dir +
+                        ") already exists and is not empty. Use --overwrite_output_dir to overcome.");
+    }
+  }
+
+  void read_inputs() {
+    files_ = find_model(chosen_, compiled, Run::name());
+    std::vector<text_pair> train_pairs;
+    std::vector<text_pair> validation_pairs;
+    if (chosen_.do_train) {
+      train_pairs = read_split(chosen_, "train", chosen_.train_file, "--train_file", chosen_.max_train_samples);
+    }
+    if (chosen_.do_eval) {
+      validation_pairs = read_split(chosen_, "validation", chosen_.validation_file, "--validation_file",
+                                    chosen_.max_eval_samples);
+    }
+    const bool trains_tokenizer = !files_.tokenizer_file;
+    if (trains_tokenizer && train_pairs.empty()) {
+      throw input_error("--from_scratch without --do_train has no text to train a tokenizer on: give --tokenizer_name");
+    }
+    text_.emplace(make_tokenizer(files_, train_pairs));
+    model_shape& shape = files_.config.shape;
+    if (trains_tokenizer) {
+      // An own vocabulary, rounded up as the published one is (32100 to 32128).
+      shape.vocab_size = round_up(text_->vocab_size(), 64);
+    }
+    if (text_->vocab_size() > shape.vocab_size) {
+      throw input_error("the tokenizer has " + std::to_string(text_->vocab_size()) + " ids, the model " +
+                        std::to_string(shape.vocab_size) + " embedding rows: they do not belong together");
+    }
+    if (chosen_.do_train) {
+      train_data_.emplace(tokenize(train_pairs, *text_, chosen_, chosen_.max_target_length, "train"));
+      steps_.emplace(train_data_->size(), chosen_);
+    }
+    if (chosen_.do_eval) {
+      validation_data_.emplace(
+          tokenize(validation_pairs, *text_, chosen_, chosen_.evaluation_target_length(), "validation"));
+    }
+  }
+
+  void build_trainer() {
+    batch_shape largest;
+    auto widen = [&](const batch_shape& other) {
+      largest.batch = std::max(largest.batch, other.batch);
+      largest.source_tokens = std::max(largest.source_tokens, other.source_tokens);
+      largest.target_tokens = std::max(largest.target_tokens, other.target_tokens);
+      largest.max_source_length = std::max(largest.max_source_length, other.max_source_length);
+      largest.max_target_length = std::max(largest.max_target_length, other.max_target_length);
+    };
+    if (train_data_) widen(train_data_->largest_batch(chosen_.per_device_train_batch_size));
+    if (validation_data_) widen(validation_data_->largest_batch(chosen_.per_device_eval_batch_size));
+    largest_ = largest;
+
+    trainer_options settings;
+    settings.trains = chosen_.do_train;
+    settings.threads = threads_of(chosen_);
+    settings.gradient_accumulation = chosen_.gradient_accumulation_steps;
+    settings.max_grad_norm = chosen_.max_grad_norm;
+    settings.label_smoothing = static_cast<float>(chosen_.label_smoothing_factor);
+    settings.dropout_rate = static_cast<float>(files_.config.dropout_rate);
+    settings.seed = static_cast<std::uint32_t>(chosen_.seed);
+    settings.optimizer = {chosen_.adam_beta1, chosen_.adam_beta2, chosen_.adam_epsilon, chosen_.weight_decay,
+                          weight_decay_scope::hugging_face};
+    if (ds_ && steps_) apply_ds_config(settings);
+    const memory_plan plan = Run::plan(files_.config.shape, largest_,
+                                       {.threads = settings.threads,
+                                        .accumulates_micro_batches = settings.gradient_accumulation > 1,
+                                        .trains = settings.trains});
+    const index_t available = Run::backend::memory::available_bytes();
+    if (plan.total_bytes > available) {
+      throw capacity_error(Run::name() + ": this data needs " + with_thousands(plan.total_bytes) + " bytes, " +
+                           with_thousands(available) + " are available: " +
+                           with_thousands(plan.total_bytes - available) +
+                           " bytes are missing. Lower --per_device_train_batch_size, --per_device_eval_batch_size or "
+                           "--max_source_length");
+    }
+    trainer_ = std::make_unique<trainer<Run>>(files_.config.shape, largest_, settings);
+    if (files_.weights) {
+      load_weights(*files_.weights, trainer_->parameters(), files_.source, [&](const parameter_row&, const auto&) {});
+      trainer_->load([&](const parameter_row& row, float* to) {
+        for (const std::string& name : accepted_checkpoint_names(row)) {
+          if (const stored_tensor* tensor = files_.weights->find(name)) {
+            tensor->read(to);
+            return;
+          }
+        }
+      });
+    } else {
+      trainer_->initialize(static_cast<std::uint32_t>(chosen_.seed), files_.config.initializer_factor);
+    }
+    files_.weights.reset();
+  }
+
+  /// DeepSpeed's optimizer, scheduler, clipping and loss scale, with "auto" filled as transformers fills it.
+  void apply_ds_config(trainer_options& settings) {
+    ds_arguments arguments;
+    arguments.per_device_train_batch_size = chosen_.per_device_train_batch_size;
+    arguments.gradient_accumulation_steps = chosen_.gradient_accumulation_steps;
+    arguments.max_grad_norm = chosen_.max_grad_norm;
+    arguments.learning_rate = chosen_.learning_rate;
+    arguments.adam_betas = {chosen_.adam_beta1, chosen_.adam_beta2};
+    arguments.adam_epsilon = chosen_.adam_epsilon;
+    arguments.weight_decay = chosen_.weight_decay;
+    arguments.warmup_steps = chosen_.warmup_updates(steps_->max_steps);
+    arguments.total_steps = steps_->max_steps;
+    arguments.fp16 = chosen_.fp16;
+    arguments.bf16 = chosen_.bf16;
+    arguments.d_model = compiled.d_model;
+    fill_auto(*ds_, arguments);
+    static_cast<void>(resolve_batch_sizes(*ds_, 1));  // checks that the sizes agree
+    if (ds_->optimizer) settings.optimizer.decay_scope = weight_decay_scope::everything;
+    const ds_fp16_section& fp16 = ds_->fp16;
+    settings.scaler.dynamic = fp16.loss_scale == 0;
+    settings.scaler.initial_scale =
+        fp16.loss_scale > 0 ? fp16.loss_scale : std::ldexp(1.0, static_cast<int>(fp16.initial_scale_power));
+    settings.scaler.window = fp16.loss_scale_window;
+    settings.scaler.hysteresis = static_cast<int>(fp16.hysteresis);
+    settings.scaler.minimum_scale = fp16.min_loss_scale;
+    settings.scaler.consecutive_hysteresis = fp16.consecutive_hysteresis;
+    if (!ds_->scheduler) return;
+    if (ds_->scheduler->type != "WarmupLR") {
+      throw input_error(ds_->source + ": scheduler.type " + ds_->scheduler->type +
+                        " is not available yet; use WarmupLR, or remove the section for --lr_scheduler_type");
+    }
+    warmup_lr_schedule schedule;
+    if (ds_->scheduler->warmup_min_lr) schedule.minimum = ds_->scheduler->warmup_min_lr->value();
+    schedule.maximum =
+        ds_->scheduler->warmup_max_lr ? ds_->scheduler->warmup_max_lr->value() : chosen_.learning_rate;
+    if (ds_->scheduler->warmup_num_steps) schedule.warmup_steps = ds_->scheduler->warmup_num_steps->value();
+    schedule.logarithmic = ds_->scheduler->warmup_type != "linear";
+    ds_schedule_ = schedule;
+  }
+
+  [[nodiscard]] double learning_rate(index_t applied_updates) const {
+    if (ds_schedule_) return (*ds_schedule_)(applied_updates);
+    lr_schedule schedule;
+    switch (chosen_.lr_scheduler_type) {
+      case lr_scheduler_kind::linear:
+        schedule.kind = lr_schedule_kind::linear;
+        break;
+      case lr_scheduler_kind::cosine:
+        schedule.kind = lr_schedule_kind::cosine;
+        break;
+      case lr_scheduler_kind::constant:
+        schedule.kind = lr_schedule_kind::constant;
+        break;
+      case lr_scheduler_kind::constant_with_warmup:
+        schedule.kind = lr_schedule_kind::constant_with_warmup;
+        break;
+    }
+    schedule.learning_rate = chosen_.learning_rate;
+    schedule.total_steps = steps_->max_steps;
+    schedule.warmup_steps = chosen_.warmup_updates(steps_->max_steps);
+    return schedule(applied_updates);
+  }
+
+  void summarise() const {
+    std::cerr << "Run: " << Run::name() << "; weights from " << files_.source << "\n"
+              << plan_table(Run::name(), largest_, parameter_count(files_.config.shape), trainer_->plan());
+    if (!chosen_.source_prefix && !files_.config.shape.gated() && chosen_.do_train) {
+      std::cerr << "warning: You're running a t5 model but didn't provide a source prefix, which is the expected, e.g. "
+                   "with `--source_prefix 'translate English to Romanian: '`\n";
+    }
+    if (!steps_) return;
+    std::cerr << "***** Running training *****\n  Num examples = " << with_thousands(train_data_->size())
+              << "\n  Num Epochs = " << with_thousands(steps_->epochs)
+              << "\n  Instantaneous batch size per device = " << with_thousands(chosen_.per_device_train_batch_size)
+              << "\n  Total train batch size (w. parallel, distributed & accumulation) = "
+              << with_thousands(chosen_.per_device_train_batch_size * chosen_.gradient_accumulation_steps)
+              << "\n  Gradient Accumulation steps = " << chosen_.gradient_accumulation_steps
+              << "\n  Total optimization steps = " << with_thousands(steps_->max_steps)
+              << "\n  Number of trainable parameters = " << with_thousands(parameter_count(files_.config.shape))
+              << "\n";
+  }
+
+  /// Losses of the updates since the last log line.
+  struct loss_window {
+    double sum = 0.0;
+    index_t updates = 0;
+  };
+
+  metrics train() {
+    const clock::time_point start = clock::now();
+    const step_arithmetic& steps = *steps_;
+    const index_t accumulation = chosen_.gradient_accumulation_steps;
+    const index_t batch_size = chosen_.per_device_train_batch_size;
+    const auto order_seed = static_cast<std::uint32_t>(chosen_.data_seed.value_or(chosen_.seed));
+    const index_t every = std::max<index_t>(1, chosen_.logging_steps.steps(steps.max_steps));
+    micro_batch batch(largest_);
+    progress_bar bar("", steps.max_steps, bar_mode(chosen_));
+    loss_window window;
+    double total_loss = 0.0;
+    double flops = 0.0;
+    double epoch_at_end = 0.0;
+    index_t global_step = 0;
+    for (index_t epoch = 0; global_step < steps.max_steps; ++epoch) {
+      const std::vector<index_t> order = epoch_order(train_data_->size(), order_seed, static_cast<std::uint32_t>(epoch));
+      index_t in_update = 0;
+      double update_loss = 0.0;
+      for (index_t b = 0; b < steps.batches_per_epoch && global_step < steps.max_steps; ++b) {
+        const index_t first = b * batch_size;
+        const index_t count = std::min(batch_size, train_data_->size() - first);
+        batch.fill(*train_data_, std::span(order).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+                   static_cast<std::uint32_t>(in_update * batch_size), files_.config.decoder_start_token_id);
+        const batch_view view = batch.view();
+        // A short group at the end of an epoch is still divided by the full number, as transformers up to 4.54 does.
+        double loss = trainer_->train_micro_batch(view, accumulation) / static_cast<double>(accumulation);
+        if (!std::isfinite(loss) && chosen_.logging_nan_inf_filter) {
+          loss = window.sum / static_cast<double>(1 + window.updates);
+        }
+        update_loss += loss;
+        flops += 6.0 * static_cast<double>(view.source.max_length * view.source.batch) *
+                 static_cast<double>(matmul_parameters());
+        if (++in_update < accumulation && b + 1 < steps.batches_per_epoch) continue;
+        const double rate = learning_rate(trainer_->applied_updates());
+        const update_result result = trainer_->update(rate);
+        ++global_step;
+        in_update = 0;
+        total_loss += update_loss;
+        window.sum += update_loss;
+        ++window.updates;
+        update_loss = 0.0;
+        epoch_at_end = static_cast<double>(epoch) + static_cast<double>(b + 1) / static_cast<double>(steps.batches_per_epoch);
+        bar.advance();
+        if (result.skipped) {
+          bar.print_above("OVERFLOW! Skipping step. The loss scale is now " + python_repr(trainer_->loss_scale()),
+                          std::cerr);
+        }
+        const bool logs = chosen_.logging_strategy == interval_strategy::steps &&
+                          (global_step % every == 0 || (global_step == 1 && chosen_.logging_first_step));
+        if (logs) {
+          bar.print_above(python_dict({{"loss", python_repr(python_round(window.sum / static_cast<double>(window.updates), 4))},
+                                       {"grad_norm", python_repr(result.grad_norm)},
+                                       {"learning_rate", python_repr(learning_rate(trainer_->applied_updates()))},
+                                       {"epoch", python_repr(python_round(epoch_at_end, 2))}}));
+          window = {};
+        }
+      }
+    }
+    const double runtime = seconds_since(start);
+    metrics result;
+    result.set("epoch", epoch_at_end);
+    result.set("total_flos", flops);
+    result.set("train_loss", total_loss / static_cast<double>(global_step));
+    result.set("train_runtime", python_round(runtime, 4));
+    result.set_count("train_samples", train_data_->size());
+    result.set("train_samples_per_second",
+               python_round(static_cast<double>(train_data_->size()) * chosen_.num_train_epochs / runtime, 3));
+    result.set("train_steps_per_second", python_round(static_cast<double>(steps.max_steps) / runtime, 3));
+    bar.close();
+    epoch_ = epoch_at_end;
+    save_model(result);
+    std::cout << result.table("train") << std::flush;
+    return result;
+  }
+
+  /// Parameters that take part in matmuls: all but embeddings and bias tables (an untied head counts).
+  [[nodiscard]] index_t matmul_parameters() const {
+    index_t count = 0;
+    for (const parameter_row& row : trainer_->parameters()) {
+      if (row.role != parameter_role::embedding && row.role != parameter_role::relative_bias) count += row.count();
+    }
+    return count;
+  }
+
+  void save_model(const metrics& results) {
+    using stored = typename Run::param_type;
+    const bool narrow = sizeof(stored) < 4 && (chosen_.save_dtype == save_dtype_choice::half ||
+                                               (chosen_.save_dtype == save_dtype_choice::automatic && ds_));
+    std::vector<tensor_to_save> tensors;
+    for (const parameter_row& row : trainer_->parameters()) {
+      tensor_to_save tensor;
+      tensor.name = checkpoint_name(row);
+      tensor.shape = row.is_vector() ? std::vector<index_t>{row.cols} : std::vector<index_t>{row.rows, row.cols};
+      tensor.type = narrow ? dtype_of<stored> : dtype::f32;
+      tensor.write = [this, row, narrow](atomic_save& save) {
+        if (narrow) {
+          save.write(trainer_->stored(row), row.count() * static_cast<index_t>(sizeof(stored)));
+          return;
+        }
+        std::vector<float> values(static_cast<std::size_t>(row.count()));
+        trainer_->read(row, values.data());
+        save.write(values.data(), row.count() * 4);
+      };
+      tensors.push_back(std::move(tensor));
+    }
+    const char* type = !narrow ? "float32" : dtype_of<stored> == dtype::f16 ? "float16" : "bfloat16";
+    atomic_save save(chosen_.output_dir);
+    add_model_directory(save, files_.config, std::move(tensors), type, text_->model());
+    save.add("train_results.json", results.json());
+    save.commit();
+    std::cerr << "Model saved in " << chosen_.output_dir << " (" << type << ")\n";
+  }
+
+  metrics evaluate() {
+    const clock::time_point start = clock::now();
+    const index_t batch_size = chosen_.per_device_eval_batch_size;
+    const index_t n = validation_data_->size();
+    std::cerr << "***** Running Evaluation *****\n  Num examples = " << n << "\n  Batch size = " << batch_size << "\n";
+    std::vector<index_t> order(static_cast<std::size_t>(n));
+    std::iota(order.begin(), order.end(), index_t{0});
+    micro_batch batch(largest_);
+    const index_t batches = ceil_div(n, batch_size);
+    progress_bar bar("Evaluating", batches, bar_mode(chosen_));
+    double loss = 0.0;
+    for (index_t b = 0; b < batches; ++b) {
+      const index_t first = b * batch_size;
+      batch.fill(*validation_data_,
+                 std::span(order).subspan(static_cast<std::size_t>(first),
+                                          static_cast<std::size_t>(std::min(batch_size, n - first))),
+                 0, files_.config.decoder_start_token_id);
+      loss += trainer_->evaluate(batch.view());
+      bar.advance();
+    }
+    bar.close();
+    const double runtime = seconds_since(start);
+    metrics result;
+    if (chosen_.do_train) result.set("epoch", epoch_);
+    result.set("eval_loss", loss / static_cast<double>(batches));
+    result.set("eval_runtime", python_round(runtime, 4));
+    result.set_count("eval_samples", n);
+    result.set("eval_samples_per_second", python_round(static_cast<double>(n) / runtime, 3));
+    result.set("eval_steps_per_second", python_round(static_cast<double>(batches) / runtime, 3));
+    atomic_save save(chosen_.output_dir);
+    save.add("eval_results.json", result.json());
+    save.commit();
+    std::cout << result.table("eval") << std::flush;
+    return result;
+  }
+
+  options chosen_;
+  std::optional<ds_config> ds_;
+  model_files files_;
+  std::optional<tokenizer> text_;
+  std::optional<tokenized_dataset> train_data_;
+  std::optional<tokenized_dataset> validation_data_;
+  std::optional<step_arithmetic> steps_;
+  std::optional<warmup_lr_schedule> ds_schedule_;
+  batch_shape largest_;
+  std::unique_ptr<trainer<Run>> trainer_;
+  double epoch_ = 0.0;
+};
+
+}  // namespace t5zero::cli

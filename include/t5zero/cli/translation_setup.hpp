@@ -1,0 +1,121 @@
+// From options to what a translation run works on: the model's files, the tokenizer, the data.
+#pragma once
+
+#include <filesystem>
+#include <iostream>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <t5zero/cli/options.hpp>
+#include <t5zero/core/error.hpp>
+#include <t5zero/data/batcher.hpp>
+#include <t5zero/data/tokenizer.hpp>
+#include <t5zero/data/train_sentencepiece.hpp>
+#include <t5zero/data/translation_pairs.hpp>
+#include <t5zero/io/hub.hpp>
+#include <t5zero/io/model_config.hpp>
+#include <t5zero/io/safetensors.hpp>
+#include <t5zero/io/weights.hpp>
+#include <t5zero/train/progress_bar.hpp>
+
+namespace t5zero::cli {
+
+/// Model, tokenizer and, unless from scratch, open weight files.
+struct model_files {
+  model_config config;
+  std::optional<tensor_archive> weights;
+  std::string source;  ///< where the weights come from, for messages
+  std::optional<std::filesystem::path> tokenizer_file;
+};
+
+inline progress_mode bar_mode(const options& chosen) {
+  return chosen.disable_tqdm.value_or(false) ? progress_mode::off : progress_mode::automatic;
+}
+
+inline pair_options pair_options_of(const options& chosen, const std::optional<index_t>& max_samples) {
+  return {chosen.source_lang, chosen.target_lang, max_samples.value_or(-1)};
+}
+
+/// Reads a split; the dataset wins over the file, as in run_translation.py.
+inline std::vector<text_pair> read_split(const options& chosen, const std::string& split,
+                                         const std::optional<std::string>& file, const char* flag,
+                                         const std::optional<index_t>& max_samples) {
+  const pair_options pairs = pair_options_of(chosen, max_samples);
+  if (chosen.dataset_name) {
+    const auto directory =
+        resolve(hub_kind::dataset, *chosen.dataset_name, "main", hub_cache::from_environment(), "--dataset_name");
+    return read_translation_pairs(find_split(directory, chosen.dataset_config_name.value_or(""), split), pairs);
+  }
+  if (!file) {
+    throw input_error("--do_" + std::string(split == "train" ? "train" : "eval") + " requires a " + split +
+                      " dataset: give " + flag + " or --dataset_name");
+  }
+  return read_translation_pairs(*file, pairs);
+}
+
+/// Finds and reads config.json, weights and spiece.model. Throws input_error; compiled: the run's own shape.
+inline model_files find_model(const options& chosen, const model_shape& compiled, const std::string& run_name) {
+  const hub_cache cache = chosen.cache_dir ? hub_cache{*chosen.cache_dir} : hub_cache::from_environment();
+  model_files files;
+  std::filesystem::path directory;
+  if (chosen.from_scratch) {
+    const std::string name = chosen.config_name.value_or(chosen.model_name_or_path);
+    if (std::filesystem::is_directory(name)) {
+      files.config = read_model_config(std::filesystem::path(name) / "config.json");
+    } else {
+      files.config = published_config(compiled);
+    }
+    files.source = "T5's initialisation";
+  } else {
+    directory = resolve(hub_kind::model, chosen.model_name_or_path, chosen.model_revision, cache,
+                        "--model_name_or_path");
+    files.config = read_model_config(directory / "config.json");
+    files.source = directory.string();
+    files.weights = tensor_archive::open_model(directory);
+    files.config.shape.ties_embeddings = ties_embeddings(*files.weights);
+    if (const stored_tensor* shared = files.weights->find("shared.weight")) {
+      if (shared->shape.size() == 2) files.config.shape.vocab_size = shared->shape[0];  // some configs say 32100
+    }
+  }
+  const std::string wrong = differences(files.config.shape, compiled);
+  if (!wrong.empty()) {
+    throw input_error(files.source + ": not the model of this run (" + run_name + "): " + wrong +
+                      ". Use the executable of that model, or run_translation, which picks it");
+  }
+  if (chosen.tokenizer_name) {
+    files.tokenizer_file =
+        resolve(hub_kind::model, *chosen.tokenizer_name, chosen.model_revision, cache, "--tokenizer_name") /
+        "spiece.model";
+  } else if (!directory.empty()) {
+    files.tokenizer_file = directory / "spiece.model";
+  }
+  return files;
+}
+
+/// The tokenizer of the model, or one trained on the pairs.
+inline tokenizer make_tokenizer(const model_files& files, const std::vector<text_pair>& pairs) {
+  if (files.tokenizer_file) return tokenizer::from_file(*files.tokenizer_file);
+  std::vector<std::string> texts;
+  for (const text_pair& pair : pairs) {
+    texts.push_back(pair.source);
+    texts.push_back(pair.target);
+  }
+  return {train_sentencepiece(texts, 32000), "the SentencePiece model trained on the given text"};
+}
+
+inline tokenized_dataset tokenize(const std::vector<text_pair>& pairs, const tokenizer& text, const options& chosen,
+                                  index_t max_target_length, const std::string& label) {
+  progress_bar bar("Tokenising " + label, static_cast<index_t>(pairs.size()), bar_mode(chosen));
+  tokenized_dataset data(pairs, text, chosen.source_prefix.value_or(""), chosen.max_source_length, max_target_length,
+                         [&] { bar.advance(); });
+  bar.close();
+  const tokenizing_statistics& statistics = data.statistics();
+  std::cerr << label << ": " << data.size() << " pairs, " << statistics.tokens << " tokens; cut to length: "
+            << statistics.truncated_sources << " sources, " << statistics.truncated_targets
+            << " targets; unknown tokens: " << statistics.unknown_tokens << "\n";
+  return data;
+}
+
+}  // namespace t5zero::cli

@@ -1,0 +1,84 @@
+// The command line around a run: run_translation<run<...>>(argc, argv) is a whole program.
+#pragma once
+
+#include <array>
+#include <exception>
+#include <filesystem>
+#include <iostream>
+#include <optional>
+#include <utility>
+
+#include <t5zero/cli/options.hpp>
+#include <t5zero/cli/parse_options.hpp>
+#include <t5zero/cli/run_constraints.hpp>
+#include <t5zero/cli/translation_job.hpp>
+#include <t5zero/core/error.hpp>
+#include <t5zero/train/report.hpp>
+#include <t5zero/train/run.hpp>
+#include <t5zero/zero/read_ds_config.hpp>
+
+namespace t5zero {
+
+namespace cli {
+
+/// Where installed ds_config files lie: ../share/t5zero/config beside the program, and config/ of a build tree's source.
+inline std::array<std::filesystem::path, 2> installed_config_directories() {
+  std::error_code ignored;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", ignored);
+  const std::filesystem::path bin = program.parent_path();
+  return {bin.parent_path() / "share" / "t5zero" / "config",
+          bin.parent_path().parent_path().parent_path() / "examples" / "config"};
+}
+
+inline std::optional<ds_config> read_deepspeed(const options& chosen) {
+  if (!chosen.deepspeed) return std::nullopt;
+  return read_ds_config(*chosen.deepspeed, installed_config_directories());
+}
+
+/// Runs `body` and turns exceptions into a message on stderr and an exit code.
+template <class Body>
+int report_errors(const char* program, const Body& body) {
+  try {
+    return body();
+  } catch (const error& e) {
+    std::cerr << program << ": error: " << e.what() << "\n";
+    return e.exit_code();
+  } catch (const std::exception& e) {
+    std::cerr << program << ": error: " << e.what() << "\n";
+    return 1;
+  }
+}
+
+}  // namespace cli
+
+/// Parses the command line and trains, evaluates or plans. Returns the exit code: 0, 1 (failed), 2 (wrong input).
+template <class Run>
+int run_translation(int argc, char** argv) {
+  return cli::report_errors(argc > 0 ? argv[0] : "run_translation", [&] {
+    options chosen = parse_options(argc, argv);
+    if (!chosen.help_text.empty()) {
+      std::cout << chosen.help_text;
+      return 0;
+    }
+    std::optional<ds_config> config = cli::read_deepspeed(chosen);
+    const std::string executable = std::filesystem::path(argc > 0 ? argv[0] : "").filename().string();
+    check_run_constraints(chosen, config ? &*config : nullptr,
+                          {executable, Run::model::name, Run::zero::stage, Run::precision::name});
+    if (chosen.plan) {
+      const batch_shape batch = cli::translation_job<Run>::longest_batch(chosen);
+      std::cout << plan_table(Run::name(), batch, parameter_count<typename Run::model>(),
+                              Run::plan(Run::model::shape, batch, cli::translation_job<Run>::plan_options_of(chosen)));
+      if (Run::zero::shards_optimizer) {
+        std::cout << "One rank without offload: " << Run::zero::name << " saves nothing here.\n";
+      }
+      return 0;
+    }
+    if (!chosen.notice.empty()) std::cerr << chosen.notice << "\n";
+    if (config) {
+      if (const std::string notice = ds_config_notice(*config); !notice.empty()) std::cerr << notice << "\n";
+    }
+    return cli::translation_job<Run>(std::move(chosen), std::move(config)).run();
+  });
+}
+
+}  // namespace t5zero
