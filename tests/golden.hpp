@@ -1,5 +1,5 @@
-// Reference values made with PyTorch: a small safetensors reader of the tests' own, so that the library's reader is not
-// tested against itself.
+// Reference values made with PyTorch: a small safetensors reader of the tests' own, so that the library's
+// reader is not tested against itself.
 #pragma once
 
 #include <t5zero/model/batch_view.hpp>
@@ -20,8 +20,8 @@ namespace golden {
 
 struct tensor {
   std::vector<std::int64_t> shape;
-  std::vector<float> values;         ///< F32
-  std::vector<std::int32_t> ints;    ///< I32
+  std::vector<float> values;       ///< F32
+  std::vector<std::int32_t> ints;  ///< I32
 };
 
 using tensors = std::map<std::string, tensor>;
@@ -30,7 +30,9 @@ inline std::filesystem::path directory(const std::string& model) {
   return std::filesystem::path(T5ZERO_GOLDEN_DIR) / model;
 }
 
-inline bool available() { return std::filesystem::exists(directory("tiny_relu") / "golden.safetensors"); }
+inline bool available() {
+  return std::filesystem::exists(directory("tiny_relu") / "golden.safetensors");
+}
 
 inline tensors read(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);

@@ -12,6 +12,7 @@ set(floors
   "backend"
   "comm"
   "nn"
+  "cpu"
   "model"
   "data io optim"
   "zero"
@@ -30,9 +31,12 @@ foreach(names IN LISTS floors)
   math(EXPR floor "${floor} + 1")
 endforeach()
 
-# The room of a path below include/t5zero; headers that lie in no folder are umbrellas.
+# The room of a path below include/t5zero; headers that lie in no folder are umbrellas. backend/ itself holds concepts,
+# which nn/ is written against; backend/cpu composes its sublayers from nn/ and so stands above it.
 function(room_of variable path)
-  if(path MATCHES "^([^/]+)/")
+  if(path MATCHES "^backend/cpu/")
+    set(${variable} cpu PARENT_SCOPE)
+  elseif(path MATCHES "^([^/]+)/")
     set(${variable} ${CMAKE_MATCH_1} PARENT_SCOPE)
   else()
     set(${variable} umbrella PARENT_SCOPE)

@@ -21,7 +21,8 @@ namespace t5zero {
 
 namespace cli {
 
-/// Where installed ds_config files lie: ../share/t5zero/config beside the program, and config/ of a build tree's source.
+/// Where installed ds_config files lie: ../share/t5zero/config beside the program, and config/ of a build
+/// tree's source.
 inline std::array<std::filesystem::path, 2> installed_config_directories() {
   std::error_code ignored;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", ignored);
@@ -51,7 +52,8 @@ int report_errors(const char* program, const Body& body) {
 
 }  // namespace cli
 
-/// Parses the command line and trains, evaluates or plans. Returns the exit code: 0, 1 (failed), 2 (wrong input).
+/// Parses the command line and trains, evaluates or plans. Returns the exit code: 0, 1 (failed), 2 (wrong
+/// input).
 template <class Run>
 int run_translation(int argc, char** argv) {
   return cli::report_errors(argc > 0 ? argv[0] : "run_translation", [&] {
@@ -66,8 +68,9 @@ int run_translation(int argc, char** argv) {
                           {executable, Run::model::name, Run::zero::stage, Run::precision::name});
     if (chosen.plan) {
       const batch_shape batch = cli::translation_job<Run>::longest_batch(chosen);
-      std::cout << plan_table(Run::name(), batch, parameter_count<typename Run::model>(),
-                              Run::plan(Run::model::shape, batch, cli::translation_job<Run>::plan_options_of(chosen)));
+      std::cout << plan_table(
+          Run::name(), batch, parameter_count<typename Run::model>(),
+          Run::plan(Run::model::shape, batch, cli::translation_job<Run>::plan_options_of(chosen)));
       if (Run::zero::shards_optimizer) {
         std::cout << "One rank without offload: " << Run::zero::name << " saves nothing here.\n";
       }

@@ -1,5 +1,5 @@
-// All of t5zero that needs no backend and no library: policies, the parameter table, plans, the model, the optimizer's
-// rules, the trainer. Add t5zero/cpu.hpp for something to run on.
+// All of t5zero that needs no backend and no library: policies, the parameter table, plans, the model, the
+// optimizer's rules, the trainer. Add t5zero/cpu.hpp for something to run on.
 #pragma once
 
 #include <t5zero/comm/self.hpp>

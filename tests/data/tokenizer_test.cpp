@@ -6,7 +6,9 @@
 #include "golden.hpp"
 
 namespace {
-std::filesystem::path model_path() { return std::filesystem::path(T5ZERO_DATA_DIR) / "tokenizer" / "spiece.model"; }
+std::filesystem::path model_path() {
+  return std::filesystem::path(T5ZERO_DATA_DIR) / "tokenizer" / "spiece.model";
+}
 }  // namespace
 
 TEST_CASE("tokens equal Hugging Face's") {
@@ -15,7 +17,8 @@ TEST_CASE("tokens equal Hugging Face's") {
     return;
   }
   const auto text = t5zero::tokenizer::from_file(model_path());
-  const nlohmann::json cases = golden::read_json(std::filesystem::path(T5ZERO_GOLDEN_DIR) / "tokenizer_cases.json");
+  const nlohmann::json cases =
+      golden::read_json(std::filesystem::path(T5ZERO_GOLDEN_DIR) / "tokenizer_cases.json");
   CHECK(text.vocab_size() == cases["hf_vocab"].get<t5zero::index_t>());
   std::size_t number = 0;
   for (const auto& one : cases["hf"]) {
@@ -46,7 +49,8 @@ TEST_CASE("epochs are shuffled as accelerate does") {
     WARN("no reference values: skipped");
     return;
   }
-  for (const auto& one : golden::read_json(std::filesystem::path(T5ZERO_GOLDEN_DIR) / "shuffle_orders.json")) {
+  for (const auto& one :
+       golden::read_json(std::filesystem::path(T5ZERO_GOLDEN_DIR) / "shuffle_orders.json")) {
     std::uint32_t epoch = 0;
     for (const auto& order : one["epochs"]) {
       CHECK(t5zero::epoch_order(one["n"].get<t5zero::index_t>(), one["seed"].get<std::uint32_t>(), epoch++) ==

@@ -13,8 +13,13 @@ using t5zero::index_t;
 
 struct tiny_relu {
   static constexpr std::string_view name = "tiny_relu";
-  static constexpr t5zero::model_shape shape{
-      .d_model = 64, .d_kv = 16, .d_ff = 128, .n_heads = 4, .n_encoder_layers = 2, .n_decoder_layers = 2, .vocab_size = 384};
+  static constexpr t5zero::model_shape shape{.d_model = 64,
+                                             .d_kv = 16,
+                                             .d_ff = 128,
+                                             .n_heads = 4,
+                                             .n_encoder_layers = 2,
+                                             .n_decoder_layers = 2,
+                                             .vocab_size = 384};
 };
 struct tiny_gated {
   static constexpr std::string_view name = "tiny_gated";
@@ -89,12 +94,13 @@ struct tolerance {
   double step;
   double final_weights;
 };
-// fp32: sums in another order than PyTorch's. fp16 rounds each matmul input to 11 bits, bf16 to 8; the sums of a norm's
-// gradient cancel most, so they set the bound.
+// fp32: sums in another order than PyTorch's. fp16 rounds each matmul input to 11 bits, bf16 to 8; the sums
+// of a norm's gradient cancel most, so they set the bound.
 template <class Precision>
-constexpr tolerance tolerance_of = std::is_same_v<Precision, t5zero::fp32>   ? tolerance{1e-6, 1e-5, 1e-5, 1e-4}
-                                   : std::is_same_v<Precision, t5zero::fp16> ? tolerance{1e-3, 3e-2, 1e-2, 1e-2}
-                                                                             : tolerance{4e-3, 1e-1, 4e-2, 4e-2};
+constexpr tolerance tolerance_of =
+    std::is_same_v<Precision, t5zero::fp32>   ? tolerance{1e-6, 1e-5, 1e-5, 1e-4}
+    : std::is_same_v<Precision, t5zero::fp16> ? tolerance{1e-3, 3e-2, 1e-2, 1e-2}
+                                              : tolerance{4e-3, 1e-1, 4e-2, 4e-2};
 
 template <class Run>
 void check_forward_and_gradients() {
@@ -110,14 +116,16 @@ void check_forward_and_gradients() {
   std::vector<float> encoder;
   const auto output = run.trainer.encoder_output(batch.source.tokens);
   for (index_t i = 0; i < output.size(); ++i) encoder.push_back(static_cast<float>(output.data[i]));
-  CHECK(golden::relative_error(encoder, golden::without_padding(values.at("forward.encoder_last_hidden_state"),
-                                                                run.batches[0].source_offsets)) < bound.tensor);
+  CHECK(
+      golden::relative_error(encoder, golden::without_padding(values.at("forward.encoder_last_hidden_state"),
+                                                              run.batches[0].source_offsets)) < bound.tensor);
   std::vector<float> logits;
   run.trainer.logits(batch.target.tokens, [&](index_t, t5zero::matrix_view<float> chunk) {
     logits.insert(logits.end(), chunk.data, chunk.data + chunk.size());
   });
-  CHECK(golden::relative_error(logits, golden::without_padding(values.at("forward.logits"),
-                                                               run.batches[0].target_offsets)) < bound.tensor);
+  CHECK(golden::relative_error(
+            logits, golden::without_padding(values.at("forward.logits"), run.batches[0].target_offsets)) <
+        bound.tensor);
 
   CHECK(std::abs(run.trainer.train_micro_batch(batch) / expected_loss - 1.0) < bound.loss);
   for (const t5zero::parameter_row& row : run.trainer.parameters()) {
@@ -141,10 +149,11 @@ void check_training() {
   constexpr tolerance bound = tolerance_of<typename Run::precision>;
   const golden::tensors values =
       golden::read(golden::directory(std::string(Run::model::name)) / "golden.safetensors");
-  const nlohmann::json curve = golden::read_json(golden::directory(std::string(Run::model::name)) / "golden.json");
+  const nlohmann::json curve =
+      golden::read_json(golden::directory(std::string(Run::model::name)) / "golden.json");
   t5zero::trainer_options options = golden_run<Run>::defaults();
-  // The reference was trained with the groups of a hand-written loop: relative bias tables decay too. (Measured: with
-  // transformers' groups exactly those two tensors differ, by the decay.)
+  // The reference was trained with the groups of a hand-written loop: relative bias tables decay too.
+  // (Measured: with transformers' groups exactly those two tensors differ, by the decay.)
   options.optimizer.weight_decay = 0.01;
   options.optimizer.decay_scope = t5zero::weight_decay_scope::all_but_norms;
   golden_run<Run> run(options, values);

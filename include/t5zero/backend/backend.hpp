@@ -1,5 +1,6 @@
-// What a backend must offer. The model is written against sublayers (self-attention, feed-forward, ...); a backend
-// brings either primitive operations, from which nn/ composes each sublayer, or its own fused sublayers, one by one.
+// What a backend must offer. The model is written against sublayers (self-attention, feed-forward, ...); a
+// backend brings either primitive operations, from which nn/ composes each sublayer, or its own fused
+// sublayers, one by one.
 #pragma once
 
 #include <concepts>
@@ -26,9 +27,9 @@ enum class attention_mask : std::uint8_t { full, causal };
 /// One multi-head attention over ragged batches, without T5's missing 1/sqrt(d_kv).
 template <element T>
 struct attention_inputs {
-  matrix_view<const T> query;  ///< [query tokens, n_heads * d_kv]
-  matrix_view<const T> key;    ///< [key tokens, n_heads * d_kv]
-  matrix_view<const T> value;  ///< [key tokens, n_heads * d_kv]
+  matrix_view<const T> query;        ///< [query tokens, n_heads * d_kv]
+  matrix_view<const T> key;          ///< [key tokens, n_heads * d_kv]
+  matrix_view<const T> value;        ///< [key tokens, n_heads * d_kv]
   const T* relative_bias = nullptr;  ///< [n_buckets, n_heads]; null: none (cross-attention)
   index_t n_heads = 0;
   index_t d_kv = 0;
@@ -45,13 +46,13 @@ struct adamw_params {
   float learning_rate = 0.0F;
   float beta1 = 0.9F;
   float beta2 = 0.999F;
-  float one_minus_beta1 = 0.1F;    ///< rounded from double: 1.0F - 0.999F is off by 1e-5
+  float one_minus_beta1 = 0.1F;  ///< rounded from double: 1.0F - 0.999F is off by 1e-5
   float one_minus_beta2 = 0.001F;
   float epsilon = 1e-8F;
-  float weight_decay = 0.0F;          ///< 0 for what does not decay
-  float bias_correction1 = 1.0F;      ///< 1 - beta1^t
-  float bias_correction2_sqrt = 1.0F; ///< sqrt(1 - beta2^t)
-  float grad_multiplier = 1.0F;       ///< unscaling and clipping in one factor
+  float weight_decay = 0.0F;           ///< 0 for what does not decay
+  float bias_correction1 = 1.0F;       ///< 1 - beta1^t
+  float bias_correction2_sqrt = 1.0F;  ///< sqrt(1 - beta2^t)
+  float grad_multiplier = 1.0F;        ///< unscaling and clipping in one factor
 };
 
 // One idea each, so that a compiler names the missing piece.
@@ -61,7 +62,9 @@ concept has_execution = requires(typename B::execution& e) {
   e.join(e);
 };
 template <class B, class P>
-concept has_sublayers = requires { typename B::template sublayers<P>; };
+concept has_sublayers = requires {
+  typename B::template sublayers<P>;
+};
 template <class B, class P>
 concept plans_its_workspace = requires(model_shape shape, batch_shape batch) {
   { B::template workspace_bytes<P>(shape, batch, 1) } -> std::same_as<index_t>;
@@ -72,6 +75,6 @@ concept supports_precision = B::template supports<P>;
 /// Backend B can run precision policy P.
 template <class B, class P>
 concept backend_for = precision_policy<P> && supports_precision<B, P> && has_execution<B> &&
-                      has_sublayers<B, P> && plans_its_workspace<B, P>;
+    has_sublayers<B, P> && plans_its_workspace<B, P>;
 
 }  // namespace t5zero

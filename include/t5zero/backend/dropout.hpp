@@ -1,5 +1,5 @@
-// Dropout as a function of coordinates: the mask is computed where it is needed, in forward and again in backward,
-// and never stored. It is the same on every backend, for every batch layout and number of ranks.
+// Dropout as a function of coordinates: the mask is computed where it is needed, in forward and again in
+// backward, and never stored. It is the same on every backend, for every batch layout and number of ranks.
 //
 // Philox4x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"):
 //   key = (seed, site), counter = (micro-step, row of the global batch, position, feature / 4);
@@ -54,11 +54,12 @@ struct dropout_site {
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr float scale() const { return 1.0F / (1.0F - rate); }
   /// The four lanes of features [4 * quad, 4 * quad + 4) of one token.
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr std::array<std::uint32_t, 4> lanes(std::uint32_t row,
-                                                                               std::uint32_t position,
-                                                                               std::uint32_t quad) const {
+                                                                                std::uint32_t position,
+                                                                                std::uint32_t quad) const {
     return philox4x32({micro_step, row, position, quad}, {seed, site});
   }
-  /// The same place for another head: attention weights have a site for each head, features are key positions.
+  /// The same place for another head: attention weights have a site for each head, features are key
+  /// positions.
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr dropout_site for_head(index_t head) const {
     dropout_site result = *this;
     result.site += static_cast<std::uint32_t>(head) << 16;

@@ -43,13 +43,14 @@ struct step_arithmetic {
     const index_t batch = chosen.per_device_train_batch_size;
     batches_per_epoch = chosen.dataloader_drop_last ? examples / batch : ceil_div(examples, batch);
     if (batches_per_epoch == 0) {
-      throw input_error("--per_device_train_batch_size " + std::to_string(batch) + ": the training data has only " +
-                        std::to_string(examples) + " pairs and --dataloader_drop_last drops the short batch; lower it");
+      throw input_error("--per_device_train_batch_size " + std::to_string(batch) +
+                        ": the training data has only " + std::to_string(examples) +
+                        " pairs and --dataloader_drop_last drops the short batch; lower it");
     }
     updates_per_epoch = std::max<index_t>(1, batches_per_epoch / chosen.gradient_accumulation_steps);
-    max_steps = chosen.max_steps > 0
-                    ? chosen.max_steps
-                    : static_cast<index_t>(std::ceil(chosen.num_train_epochs * static_cast<double>(updates_per_epoch)));
+    max_steps = chosen.max_steps > 0 ? chosen.max_steps
+                                     : static_cast<index_t>(std::ceil(
+                                           chosen.num_train_epochs * static_cast<double>(updates_per_epoch)));
     epochs = chosen.max_steps > 0 ? ceil_div(max_steps, updates_per_epoch)
                                   : static_cast<index_t>(std::ceil(chosen.num_train_epochs));
   }
@@ -88,8 +89,8 @@ class translation_job {
   [[nodiscard]] static batch_shape longest_batch(const options& chosen) {
     const bool trains = chosen.do_train || !chosen.do_eval;
     batch_shape shape = batch_shape::of_lengths(
-        trains ? chosen.per_device_train_batch_size : chosen.per_device_eval_batch_size, chosen.max_source_length,
-        std::max(chosen.max_target_length, chosen.evaluation_target_length()));
+        trains ? chosen.per_device_train_batch_size : chosen.per_device_eval_batch_size,
+        chosen.max_source_length, std::max(chosen.max_target_length, chosen.evaluation_target_length()));
     return shape;
   }
   [[nodiscard]] static plan_options plan_options_of(const options& chosen) {
@@ -126,9 +127,10 @@ class translation_job {
         fits = other::name() + " (" + human_bytes(bytes) + ") would fit";
       }
     });
-    throw capacity_error(Run::name() + ": the model's states alone need " + with_thousands(needed) + " bytes (" +
-                         human_bytes(needed) + "), " + with_thousands(available) + " are available: " +
-                         with_thousands(needed - available) + " bytes (" + human_bytes(needed - available) +
+    throw capacity_error(Run::name() + ": the model's states alone need " + with_thousands(needed) +
+                         " bytes (" + human_bytes(needed) + "), " + with_thousands(available) +
+                         " are available: " + with_thousands(needed - available) + " bytes (" +
+                         human_bytes(needed - available) +
                          ") are missing. ZeRO does not help on one rank without offload; " + fits +
                          ". --plan prints the whole table.");
   }
@@ -148,7 +150,8 @@ class translation_job {
     std::vector<text_pair> train_pairs;
     std::vector<text_pair> validation_pairs;
     if (chosen_.do_train) {
-      train_pairs = read_split(chosen_, "train", chosen_.train_file, "--train_file", chosen_.max_train_samples);
+      train_pairs =
+          read_split(chosen_, "train", chosen_.train_file, "--train_file", chosen_.max_train_samples);
     }
     if (chosen_.do_eval) {
       validation_pairs = read_split(chosen_, "validation", chosen_.validation_file, "--validation_file",
@@ -156,7 +159,8 @@ class translation_job {
     }
     const bool trains_tokenizer = !files_.tokenizer_file;
     if (trains_tokenizer && train_pairs.empty()) {
-      throw input_error("--from_scratch without --do_train has no text to train a tokenizer on: give --tokenizer_name");
+      throw input_error(
+          "--from_scratch without --do_train has no text to train a tokenizer on: give --tokenizer_name");
     }
     text_.emplace(make_tokenizer(files_, train_pairs));
     model_shape& shape = files_.config.shape;
@@ -208,15 +212,16 @@ class translation_job {
                                         .trains = settings.trains});
     const index_t available = Run::backend::memory::available_bytes();
     if (plan.total_bytes > available) {
-      throw capacity_error(Run::name() + ": this data needs " + with_thousands(plan.total_bytes) + " bytes, " +
-                           with_thousands(available) + " are available: " +
-                           with_thousands(plan.total_bytes - available) +
-                           " bytes are missing. Lower --per_device_train_batch_size, --per_device_eval_batch_size or "
-                           "--max_source_length");
+      throw capacity_error(
+          Run::name() + ": this data needs " + with_thousands(plan.total_bytes) + " bytes, " +
+          with_thousands(available) + " are available: " + with_thousands(plan.total_bytes - available) +
+          " bytes are missing. Lower --per_device_train_batch_size, --per_device_eval_batch_size or "
+          "--max_source_length");
     }
     trainer_ = std::make_unique<trainer<Run>>(files_.config.shape, largest_, settings);
     if (files_.weights) {
-      load_weights(*files_.weights, trainer_->parameters(), files_.source, [&](const parameter_row&, const auto&) {});
+      load_weights(*files_.weights, trainer_->parameters(), files_.source,
+                   [&](const parameter_row&, const auto&) {});
       trainer_->load([&](const parameter_row& row, float* to) {
         for (const std::string& name : accepted_checkpoint_names(row)) {
           if (const stored_tensor* tensor = files_.weights->find(name)) {
@@ -298,19 +303,21 @@ class translation_job {
     std::cerr << "Run: " << Run::name() << "; weights from " << files_.source << "\n"
               << plan_table(Run::name(), largest_, parameter_count(files_.config.shape), trainer_->plan());
     if (!chosen_.source_prefix && !files_.config.shape.gated() && chosen_.do_train) {
-      std::cerr << "warning: You're running a t5 model but didn't provide a source prefix, which is the expected, e.g. "
+      std::cerr << "warning: You're running a t5 model but didn't provide a source prefix, which is the "
+                   "expected, e.g. "
                    "with `--source_prefix 'translate English to Romanian: '`\n";
     }
     if (!steps_) return;
     std::cerr << "***** Running training *****\n  Num examples = " << with_thousands(train_data_->size())
               << "\n  Num Epochs = " << with_thousands(steps_->epochs)
-              << "\n  Instantaneous batch size per device = " << with_thousands(chosen_.per_device_train_batch_size)
+              << "\n  Instantaneous batch size per device = "
+              << with_thousands(chosen_.per_device_train_batch_size)
               << "\n  Total train batch size (w. parallel, distributed & accumulation) = "
               << with_thousands(chosen_.per_device_train_batch_size * chosen_.gradient_accumulation_steps)
               << "\n  Gradient Accumulation steps = " << chosen_.gradient_accumulation_steps
               << "\n  Total optimization steps = " << with_thousands(steps_->max_steps)
-              << "\n  Number of trainable parameters = " << with_thousands(parameter_count(files_.config.shape))
-              << "\n";
+              << "\n  Number of trainable parameters = "
+              << with_thousands(parameter_count(files_.config.shape)) << "\n";
   }
 
   /// Losses of the updates since the last log line.
@@ -334,16 +341,19 @@ class translation_job {
     double epoch_at_end = 0.0;
     index_t global_step = 0;
     for (index_t epoch = 0; global_step < steps.max_steps; ++epoch) {
-      const std::vector<index_t> order = epoch_order(train_data_->size(), order_seed, static_cast<std::uint32_t>(epoch));
+      const std::vector<index_t> order =
+          epoch_order(train_data_->size(), order_seed, static_cast<std::uint32_t>(epoch));
       index_t in_update = 0;
       double update_loss = 0.0;
       for (index_t b = 0; b < steps.batches_per_epoch && global_step < steps.max_steps; ++b) {
         const index_t first = b * batch_size;
         const index_t count = std::min(batch_size, train_data_->size() - first);
-        batch.fill(*train_data_, std::span(order).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+        batch.fill(*train_data_,
+                   std::span(order).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
                    static_cast<std::uint32_t>(in_update * batch_size), files_.config.decoder_start_token_id);
         const batch_view view = batch.view();
-        // A short group at the end of an epoch is still divided by the full number, as transformers up to 4.54 does.
+        // A short group at the end of an epoch is still divided by the full number, as transformers up
+        // to 4.54 does.
         double loss = trainer_->train_micro_batch(view, accumulation) / static_cast<double>(accumulation);
         if (!std::isfinite(loss) && chosen_.logging_nan_inf_filter) {
           loss = window.sum / static_cast<double>(1 + window.updates);
@@ -360,19 +370,22 @@ class translation_job {
         window.sum += update_loss;
         ++window.updates;
         update_loss = 0.0;
-        epoch_at_end = static_cast<double>(epoch) + static_cast<double>(b + 1) / static_cast<double>(steps.batches_per_epoch);
+        epoch_at_end = static_cast<double>(epoch) +
+                       static_cast<double>(b + 1) / static_cast<double>(steps.batches_per_epoch);
         bar.advance();
         if (result.skipped) {
-          bar.print_above("OVERFLOW! Skipping step. The loss scale is now " + python_repr(trainer_->loss_scale()),
-                          std::cerr);
+          bar.print_above(
+              "OVERFLOW! Skipping step. The loss scale is now " + python_repr(trainer_->loss_scale()),
+              std::cerr);
         }
         const bool logs = chosen_.logging_strategy == interval_strategy::steps &&
                           (global_step % every == 0 || (global_step == 1 && chosen_.logging_first_step));
         if (logs) {
-          bar.print_above(python_dict({{"loss", python_repr(python_round(window.sum / static_cast<double>(window.updates), 4))},
-                                       {"grad_norm", python_repr(result.grad_norm)},
-                                       {"learning_rate", python_repr(learning_rate(trainer_->applied_updates()))},
-                                       {"epoch", python_repr(python_round(epoch_at_end, 2))}}));
+          bar.print_above(python_dict(
+              {{"loss", python_repr(python_round(window.sum / static_cast<double>(window.updates), 4))},
+               {"grad_norm", python_repr(result.grad_norm)},
+               {"learning_rate", python_repr(learning_rate(trainer_->applied_updates()))},
+               {"epoch", python_repr(python_round(epoch_at_end, 2))}}));
           window = {};
         }
       }
@@ -384,8 +397,9 @@ class translation_job {
     result.set("train_loss", total_loss / static_cast<double>(global_step));
     result.set("train_runtime", python_round(runtime, 4));
     result.set_count("train_samples", train_data_->size());
-    result.set("train_samples_per_second",
-               python_round(static_cast<double>(train_data_->size()) * chosen_.num_train_epochs / runtime, 3));
+    result.set(
+        "train_samples_per_second",
+        python_round(static_cast<double>(train_data_->size()) * chosen_.num_train_epochs / runtime, 3));
     result.set("train_steps_per_second", python_round(static_cast<double>(steps.max_steps) / runtime, 3));
     bar.close();
     epoch_ = epoch_at_end;
@@ -398,7 +412,8 @@ class translation_job {
   [[nodiscard]] index_t matmul_parameters() const {
     index_t count = 0;
     for (const parameter_row& row : trainer_->parameters()) {
-      if (row.role != parameter_role::embedding && row.role != parameter_role::relative_bias) count += row.count();
+      if (row.role != parameter_role::embedding && row.role != parameter_role::relative_bias)
+        count += row.count();
     }
     return count;
   }
@@ -411,7 +426,8 @@ class translation_job {
     for (const parameter_row& row : trainer_->parameters()) {
       tensor_to_save tensor;
       tensor.name = checkpoint_name(row);
-      tensor.shape = row.is_vector() ? std::vector<index_t>{row.cols} : std::vector<index_t>{row.rows, row.cols};
+      tensor.shape =
+          row.is_vector() ? std::vector<index_t>{row.cols} : std::vector<index_t>{row.rows, row.cols};
       tensor.type = narrow ? dtype_of<stored> : dtype::f32;
       tensor.write = [this, row, narrow](atomic_save& save) {
         if (narrow) {
@@ -436,7 +452,8 @@ class translation_job {
     const clock::time_point start = clock::now();
     const index_t batch_size = chosen_.per_device_eval_batch_size;
     const index_t n = validation_data_->size();
-    std::cerr << "***** Running Evaluation *****\n  Num examples = " << n << "\n  Batch size = " << batch_size << "\n";
+    std::cerr << "***** Running Evaluation *****\n  Num examples = " << n << "\n  Batch size = " << batch_size
+              << "\n";
     std::vector<index_t> order(static_cast<std::size_t>(n));
     std::iota(order.begin(), order.end(), index_t{0});
     micro_batch batch(largest_);

@@ -44,9 +44,10 @@ inline std::vector<text_pair> read_split(const options& chosen, const std::strin
                                          const std::optional<index_t>& max_samples) {
   const pair_options pairs = pair_options_of(chosen, max_samples);
   if (chosen.dataset_name) {
-    const auto directory =
-        resolve(hub_kind::dataset, *chosen.dataset_name, "main", hub_cache::from_environment(), "--dataset_name");
-    return read_translation_pairs(find_split(directory, chosen.dataset_config_name.value_or(""), split), pairs);
+    const auto directory = resolve(hub_kind::dataset, *chosen.dataset_name, "main",
+                                   hub_cache::from_environment(), "--dataset_name");
+    return read_translation_pairs(find_split(directory, chosen.dataset_config_name.value_or(""), split),
+                                  pairs);
   }
   if (!file) {
     throw input_error("--do_" + std::string(split == "train" ? "train" : "eval") + " requires a " + split +
@@ -56,7 +57,8 @@ inline std::vector<text_pair> read_split(const options& chosen, const std::strin
 }
 
 /// Finds and reads config.json, weights and spiece.model. Throws input_error; compiled: the run's own shape.
-inline model_files find_model(const options& chosen, const model_shape& compiled, const std::string& run_name) {
+inline model_files find_model(const options& chosen, const model_shape& compiled,
+                              const std::string& run_name) {
   const hub_cache cache = chosen.cache_dir ? hub_cache{*chosen.cache_dir} : hub_cache::from_environment();
   model_files files;
   std::filesystem::path directory;
@@ -76,7 +78,8 @@ inline model_files find_model(const options& chosen, const model_shape& compiled
     files.weights = tensor_archive::open_model(directory);
     files.config.shape.ties_embeddings = ties_embeddings(*files.weights);
     if (const stored_tensor* shared = files.weights->find("shared.weight")) {
-      if (shared->shape.size() == 2) files.config.shape.vocab_size = shared->shape[0];  // some configs say 32100
+      if (shared->shape.size() == 2)
+        files.config.shape.vocab_size = shared->shape[0];  // some configs say 32100
     }
   }
   const std::string wrong = differences(files.config.shape, compiled);
@@ -105,16 +108,18 @@ inline tokenizer make_tokenizer(const model_files& files, const std::vector<text
   return {train_sentencepiece(texts, 32000), "the SentencePiece model trained on the given text"};
 }
 
-inline tokenized_dataset tokenize(const std::vector<text_pair>& pairs, const tokenizer& text, const options& chosen,
-                                  index_t max_target_length, const std::string& label) {
+inline tokenized_dataset tokenize(const std::vector<text_pair>& pairs, const tokenizer& text,
+                                  const options& chosen, index_t max_target_length,
+                                  const std::string& label) {
   progress_bar bar("Tokenising " + label, static_cast<index_t>(pairs.size()), bar_mode(chosen));
-  tokenized_dataset data(pairs, text, chosen.source_prefix.value_or(""), chosen.max_source_length, max_target_length,
-                         [&] { bar.advance(); });
+  tokenized_dataset data(pairs, text, chosen.source_prefix.value_or(""), chosen.max_source_length,
+                         max_target_length, [&] { bar.advance(); });
   bar.close();
   const tokenizing_statistics& statistics = data.statistics();
-  std::cerr << label << ": " << data.size() << " pairs, " << statistics.tokens << " tokens; cut to length: "
-            << statistics.truncated_sources << " sources, " << statistics.truncated_targets
-            << " targets; unknown tokens: " << statistics.unknown_tokens << "\n";
+  std::cerr << label << ": " << data.size() << " pairs, " << statistics.tokens
+            << " tokens; cut to length: " << statistics.truncated_sources << " sources, "
+            << statistics.truncated_targets << " targets; unknown tokens: " << statistics.unknown_tokens
+            << "\n";
   return data;
 }
 

@@ -7,8 +7,8 @@
 
 namespace t5zero::comm {
 
-/// A group of ranks. `is_alone` is a compile-time fact of comm::self: with it, sharding costs nothing, because the
-/// types that would shard are not chosen.
+/// A group of ranks. `is_alone` is a compile-time fact of comm::self: with it, sharding costs nothing,
+/// because the types that would shard are not chosen.
 template <class C>
 concept communicator = requires(const C& c) {
   { c.rank() } -> std::convertible_to<index_t>;

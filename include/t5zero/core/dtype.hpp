@@ -84,7 +84,8 @@ struct bfloat16 {
 };
 
 static_assert(sizeof(float16) == 2 && sizeof(bfloat16) == 2);
-static_assert(float16(1.0F).bits == 0x3c00 && float16(65520.0F).bits == 0x7c00 && float16(5.9604645e-8F).bits == 1);
+static_assert(float16(1.0F).bits == 0x3c00 && float16(65520.0F).bits == 0x7c00 &&
+              float16(5.9604645e-8F).bits == 1);
 static_assert(bfloat16(1.0F).bits == 0x3f80);
 
 /// A type that weights, activations or gradients may be stored in.

@@ -30,7 +30,8 @@ class tokenized_dataset {
  public:
   /// Lengths count eos. `progress` is called after each pair.
   tokenized_dataset(const std::vector<text_pair>& pairs, const tokenizer& text, const std::string& prefix,
-                    index_t max_source_length, index_t max_target_length, const std::function<void()>& progress) {
+                    index_t max_source_length, index_t max_target_length,
+                    const std::function<void()>& progress) {
     for (const text_pair& pair : pairs) {
       const encoding source = text.encode(prefix + pair.source, max_source_length);
       const encoding target = text.encode(pair.target, max_target_length);
@@ -90,13 +91,13 @@ class tokenized_dataset {
 class micro_batch {
  public:
   /// Room for batches up to `largest`.
-  explicit micro_batch(const batch_shape& largest) : source_(largest.batch, largest.source_tokens),
-                                                     target_(largest.batch, largest.target_tokens) {
+  explicit micro_batch(const batch_shape& largest)
+      : source_(largest.batch, largest.source_tokens), target_(largest.batch, largest.target_tokens) {
     labels_.reserve(static_cast<std::size_t>(largest.target_tokens));
   }
 
-  /// Fills the batch with the given examples; their rows of the global batch count from first_row. Allocates nothing
-  /// within the planned shape.
+  /// Fills the batch with the given examples; their rows of the global batch count from first_row. Allocates
+  /// nothing within the planned shape.
   void fill(const tokenized_dataset& data, std::span<const index_t> examples, std::uint32_t first_row,
             std::int32_t decoder_start_id = tokenizer::pad_id) {
     source_.clear();
@@ -146,8 +147,12 @@ class micro_batch {
       offsets.push_back(end);
     }
     [[nodiscard]] ragged_view view() const {
-      return {offsets.data(), rows.data(), positions.data(), static_cast<index_t>(offsets.size()) - 1,
-              static_cast<index_t>(ids.size()), longest};
+      return {offsets.data(),
+              rows.data(),
+              positions.data(),
+              static_cast<index_t>(offsets.size()) - 1,
+              static_cast<index_t>(ids.size()),
+              longest};
     }
     std::vector<index_t> offsets;
     std::vector<std::int32_t> ids;

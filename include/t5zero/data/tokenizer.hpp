@@ -1,5 +1,5 @@
-// T5's tokenizer: SentencePiece pieces, sentinels above them, special strings parsed in raw text, eos at the end.
-// Behaviour: Hugging Face's fast T5 tokenizer with legacy = true.
+// T5's tokenizer: SentencePiece pieces, sentinels above them, special strings parsed in raw text, eos at the
+// end. Behaviour: Hugging Face's fast T5 tokenizer with legacy = true.
 #pragma once
 
 #include <sentencepiece_processor.h>
@@ -44,9 +44,10 @@ class tokenizer {
                         "); give T5's spiece.model with --tokenizer_name");
     }
     if (processor_->eos_id() != eos_id || processor_->unk_id() != unk_id || processor_->pad_id() != pad_id) {
-      throw input_error(name + ": pad, eos and unk have the ids " + std::to_string(processor_->pad_id()) + ", " +
-                        std::to_string(processor_->eos_id()) + ", " + std::to_string(processor_->unk_id()) +
-                        "; T5's are 0, 1, 2: train the model with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1");
+      throw input_error(
+          name + ": pad, eos and unk have the ids " + std::to_string(processor_->pad_id()) + ", " +
+          std::to_string(processor_->eos_id()) + ", " + std::to_string(processor_->unk_id()) +
+          "; T5's are 0, 1, 2: train the model with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1");
     }
   }
   [[nodiscard]] static tokenizer from_file(const std::filesystem::path& path) {
@@ -128,7 +129,8 @@ class tokenizer {
     return {};
   }
 
-  /// Each stretch between special strings is normalised alone; before a special string its trailing spaces go.
+  /// Each stretch between special strings is normalised alone; before a special string its trailing spaces
+  /// go.
   void append_pieces(std::string_view text, bool before_special, std::vector<std::int32_t>& ids) const {
     if (before_special) {
       const std::size_t last = text.find_last_not_of(" \t\r\n");

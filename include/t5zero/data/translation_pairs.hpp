@@ -32,15 +32,22 @@ struct pair_options {
 
 namespace detail {
 
-inline std::string language_key(const std::string& lang) { return lang.substr(0, lang.find('_')); }
+inline std::string language_key(const std::string& lang) {
+  return lang.substr(0, lang.find('_'));
+}
 
 /// Throws input_error naming the line and byte if `line` is not UTF-8.
 inline void check_utf8(std::string_view line, const std::string& where) {
   for (std::size_t i = 0; i < line.size();) {
     const auto lead = static_cast<unsigned char>(line[i]);
-    const std::size_t length = lead < 0x80 ? 1 : (lead >> 5) == 6 ? 2 : (lead >> 4) == 14 ? 3 : (lead >> 3) == 30 ? 4 : 0;
+    const std::size_t length = lead < 0x80         ? 1
+                               : (lead >> 5) == 6  ? 2
+                               : (lead >> 4) == 14 ? 3
+                               : (lead >> 3) == 30 ? 4
+                                                   : 0;
     bool good = length > 0 && i + length <= line.size() && lead != 0xc0 && lead != 0xc1 && lead < 0xf5;
-    for (std::size_t j = 1; good && j < length; ++j) good = (static_cast<unsigned char>(line[i + j]) >> 6) == 2;
+    for (std::size_t j = 1; good && j < length; ++j)
+      good = (static_cast<unsigned char>(line[i + j]) >> 6) == 2;
     if (!good) {
       throw input_error(where + ": not UTF-8 at byte " + std::to_string(i + 1) +
                         " of the line; convert the file (iconv -t UTF-8)");
@@ -50,19 +57,22 @@ inline void check_utf8(std::string_view line, const std::string& where) {
 }
 
 /// The pair of one object {"translation": {"en": ..., "ro": ...}}.
-inline text_pair pair_of_object(const nlohmann::json& row, const pair_options& options, const std::string& where) {
+inline text_pair pair_of_object(const nlohmann::json& row, const pair_options& options,
+                                const std::string& where) {
   if (!row.is_object() || !row.contains("translation") || !row["translation"].is_object()) {
-    throw input_error(where + R"(: expected an object {"translation": {")" + language_key(options.source_lang) +
-                      R"(": "...", ")" + language_key(options.target_lang) + R"(": "..."}})");
+    throw input_error(where + R"(: expected an object {"translation": {")" +
+                      language_key(options.source_lang) + R"(": "...", ")" +
+                      language_key(options.target_lang) + R"(": "..."}})");
   }
   const nlohmann::json& translation = row["translation"];
   auto text = [&](const std::string& lang, const char* flag) {
     const std::string key = language_key(lang);
     if (!translation.contains(key)) {
       std::string keys;
-      for (const auto& [name, value] : translation.items()) keys.append(keys.empty() ? "" : ", ").append(name);
-      throw input_error(where + ": no language \"" + key + "\" (" + flag + " " + lang + "); the row has: " +
-                        (keys.empty() ? "nothing" : keys));
+      for (const auto& [name, value] : translation.items())
+        keys.append(keys.empty() ? "" : ", ").append(name);
+      throw input_error(where + ": no language \"" + key + "\" (" + flag + " " + lang +
+                        "); the row has: " + (keys.empty() ? "nothing" : keys));
     }
     if (!translation[key].is_string()) throw input_error(where + ": \"" + key + "\" is not a text");
     return translation[key].get<std::string>();
@@ -115,7 +125,9 @@ inline std::vector<std::string> split_fields(std::string_view line, char separat
     throw input_error(path.string() + ": cannot be read; check that the file exists and may be read");
   }
   std::vector<text_pair> pairs;
-  auto full = [&] { return options.max_samples >= 0 && static_cast<index_t>(pairs.size()) >= options.max_samples; };
+  auto full = [&] {
+    return options.max_samples >= 0 && static_cast<index_t>(pairs.size()) >= options.max_samples;
+  };
   auto at_line = [&](index_t number) { return path.string() + ":" + std::to_string(number); };
   file >> std::ws;
   if (file.peek() == std::ifstream::traits_type::eof()) {
@@ -151,7 +163,8 @@ inline std::vector<std::string> split_fields(std::string_view line, char separat
     if (line.empty()) continue;
     detail::check_utf8(line, at_line(first_line));
     if (!is_table) {
-      pairs.push_back(detail::pair_of_object(detail::parse_row(line, at_line(first_line)), options, at_line(first_line)));
+      pairs.push_back(
+          detail::pair_of_object(detail::parse_row(line, at_line(first_line)), options, at_line(first_line)));
       continue;
     }
     const std::vector<std::string> fields = detail::split_fields(line, separator);
@@ -159,8 +172,8 @@ inline std::vector<std::string> split_fields(std::string_view line, char separat
       auto column = [&](const std::string& lang, const char* flag) {
         const auto found = std::find(fields.begin(), fields.end(), detail::language_key(lang));
         if (found == fields.end()) {
-          throw input_error(at_line(first_line) + ": no column \"" + detail::language_key(lang) + "\" (" + flag + " " +
-                            lang + "); the first line must name the columns");
+          throw input_error(at_line(first_line) + ": no column \"" + detail::language_key(lang) + "\" (" +
+                            flag + " " + lang + "); the first line must name the columns");
         }
         return static_cast<std::size_t>(found - fields.begin());
       };

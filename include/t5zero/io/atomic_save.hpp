@@ -1,4 +1,5 @@
-// Files appear whole or not at all: each is written under a temporary name, synced, and renamed when all are there.
+// Files appear whole or not at all: each is written under a temporary name, synced, and renamed when all are
+// there.
 #pragma once
 
 #include <fcntl.h>
@@ -18,8 +19,8 @@
 
 namespace t5zero {
 
-/// Writes several files of one directory. Until `commit`, the files that were there before stay as they are; without
-/// it, or after an error, nothing is left behind.
+/// Writes several files of one directory. Until `commit`, the files that were there before stay as they are;
+/// without it, or after an error, nothing is left behind.
 class atomic_save {
  public:
   /// Creates the directory if need be. Throws io_error.
@@ -47,7 +48,8 @@ class atomic_save {
     while (bytes > 0) {
       const ssize_t written = ::write(descriptor_, from, static_cast<std::size_t>(bytes));
       if (written < 0 && errno == EINTR) continue;
-      if (written <= 0) fail(names_.back(), "cannot be written, " + std::to_string(bytes) + " bytes are missing");
+      if (written <= 0)
+        fail(names_.back(), "cannot be written, " + std::to_string(bytes) + " bytes are missing");
       from += written;
       bytes -= written;
     }
@@ -61,7 +63,8 @@ class atomic_save {
   void commit() {
     finish_current();
     for (const std::string& name : names_) {
-      if (::rename(temporary(name).c_str(), (directory_ / name).c_str()) != 0) fail(name, "cannot be renamed");
+      if (::rename(temporary(name).c_str(), (directory_ / name).c_str()) != 0)
+        fail(name, "cannot be renamed");
     }
     names_.clear();
   }

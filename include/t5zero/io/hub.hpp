@@ -1,5 +1,5 @@
-// Names of models and datasets to directories: local, then the Hugging Face Hub cache. Downloads will be a third place
-// to look, at the end of resolve().
+// Names of models and datasets to directories: local, then the Hugging Face Hub cache. Downloads will be a
+// third place to look, at the end of resolve().
 #pragma once
 
 #include <cstdlib>
@@ -25,7 +25,8 @@ struct hub_cache {
       return value != nullptr ? value : "";
     };
     if (const std::string cache = variable("HF_HUB_CACHE"); !cache.empty()) return {cache};
-    if (const std::string home = variable("HF_HOME"); !home.empty()) return {std::filesystem::path(home) / "hub"};
+    if (const std::string home = variable("HF_HOME"); !home.empty())
+      return {std::filesystem::path(home) / "hub"};
     return {std::filesystem::path(variable("HOME")) / ".cache" / "huggingface" / "hub"};
   }
 };
@@ -50,8 +51,8 @@ inline std::filesystem::path hub_folder(hub_kind kind, std::string id) {
 
 }  // namespace detail
 
-/// The directory of a model or dataset: `name` itself if it is one, else a snapshot of `revision` in the cache. Throws
-/// input_error that lists the places tried; `flag` is the flag that gave the name.
+/// The directory of a model or dataset: `name` itself if it is one, else a snapshot of `revision` in the
+/// cache. Throws input_error that lists the places tried; `flag` is the flag that gave the name.
 [[nodiscard]] inline std::filesystem::path resolve(hub_kind kind, const std::string& name,
                                                    const std::string& revision, const hub_cache& cache,
                                                    std::string_view flag) {
@@ -68,7 +69,8 @@ inline std::filesystem::path hub_folder(hub_kind kind, std::string id) {
     tried += ", " + (snapshots / commit).string();
     // Without refs a lone snapshot is the one meant.
     std::vector<std::filesystem::path> there;
-    for (const auto& entry : std::filesystem::directory_iterator(snapshots, ignored)) there.push_back(entry.path());
+    for (const auto& entry : std::filesystem::directory_iterator(snapshots, ignored))
+      there.push_back(entry.path());
     if (there.size() == 1) return there.front();
   }
   throw input_error(std::string(flag) + " " + name + ": not found; tried " + tried +
@@ -76,17 +78,18 @@ inline std::filesystem::path hub_folder(hub_kind kind, std::string id) {
 }
 
 /// The file of a split ("train", "validation", "test") of a dataset directory. Throws input_error.
-[[nodiscard]] inline std::filesystem::path find_split(const std::filesystem::path& dataset, const std::string& config,
-                                                      const std::string& split) {
+[[nodiscard]] inline std::filesystem::path find_split(const std::filesystem::path& dataset,
+                                                      const std::string& config, const std::string& split) {
   const std::filesystem::path directory = config.empty() ? dataset : dataset / config;
   std::error_code ignored;
   if (!std::filesystem::is_directory(directory, ignored)) {
     std::string configs;
     for (const auto& entry : std::filesystem::directory_iterator(dataset, ignored)) {
-      if (entry.is_directory()) configs.append(configs.empty() ? "" : ", ").append(entry.path().filename().string());
+      if (entry.is_directory())
+        configs.append(configs.empty() ? "" : ", ").append(entry.path().filename().string());
     }
-    throw input_error("--dataset_config_name " + config + ": " + dataset.string() + " has no such configuration; it has " +
-                      (configs.empty() ? "none" : configs));
+    throw input_error("--dataset_config_name " + config + ": " + dataset.string() +
+                      " has no such configuration; it has " + (configs.empty() ? "none" : configs));
   }
   std::filesystem::path best;
   for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
@@ -98,8 +101,9 @@ inline std::filesystem::path hub_folder(hub_kind kind, std::string id) {
     }
   }
   if (best.empty()) {
-    throw input_error(directory.string() + ": no " + split + "*.jsonl or " + split + "*.json" +
-                      (config.empty() ? "; if the dataset has configurations, name one with --dataset_config_name" : ""));
+    throw input_error(
+        directory.string() + ": no " + split + "*.jsonl or " + split + "*.json" +
+        (config.empty() ? "; if the dataset has configurations, name one with --dataset_config_name" : ""));
   }
   return best;
 }

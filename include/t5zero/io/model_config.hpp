@@ -36,11 +36,16 @@ T config_value(const nlohmann::json& json, const std::string& file, const char* 
     throw input_error(file + ": no \"" + std::string(key) + "\"; it is not the config.json of a T5");
   }
   bool good = false;
-  if constexpr (std::is_same_v<T, bool>) good = found->is_boolean();
-  else if constexpr (std::is_same_v<T, std::string>) good = found->is_string();
-  else if constexpr (std::is_integral_v<T>) good = found->is_number_integer() && found->template get<std::int64_t>() >= 0;
-  else good = found->is_number();
-  if (!good) throw input_error(file + ": \"" + std::string(key) + "\" is " + found->dump() + ", of the wrong kind");
+  if constexpr (std::is_same_v<T, bool>)
+    good = found->is_boolean();
+  else if constexpr (std::is_same_v<T, std::string>)
+    good = found->is_string();
+  else if constexpr (std::is_integral_v<T>)
+    good = found->is_number_integer() && found->template get<std::int64_t>() >= 0;
+  else
+    good = found->is_number();
+  if (!good)
+    throw input_error(file + ": \"" + std::string(key) + "\" is " + found->dump() + ", of the wrong kind");
   return found->template get<T>();
 }
 
@@ -68,7 +73,8 @@ T config_value(const nlohmann::json& json, const std::string& file, const char* 
   shape.n_decoder_layers = config_value<index_t>(json, file, "num_decoder_layers", &shape.n_encoder_layers);
   shape.vocab_size = integer("vocab_size");
   shape.n_buckets = config_value<index_t>(json, file, "relative_attention_num_buckets", &shape.n_buckets);
-  shape.max_distance = config_value<index_t>(json, file, "relative_attention_max_distance", &shape.max_distance);
+  shape.max_distance =
+      config_value<index_t>(json, file, "relative_attention_max_distance", &shape.max_distance);
   const double epsilon = 1e-6;
   shape.epsilon = static_cast<float>(config_value<double>(json, file, "layer_norm_epsilon", &epsilon));
   const std::string relu = "relu";
@@ -76,14 +82,16 @@ T config_value(const nlohmann::json& json, const std::string& file, const char* 
   if (feed_forward == "gated-gelu") {
     shape.feed_forward = feed_forward_kind::gated_gelu;
   } else if (feed_forward != "relu") {
-    throw input_error(file + ": feed_forward_proj is \"" + feed_forward + "\"; relu and gated-gelu are known");
+    throw input_error(file + ": feed_forward_proj is \"" + feed_forward +
+                      "\"; relu and gated-gelu are known");
   }
   // transformers 5 has the scaling as a key of its own; before, tying meant scaling.
   const bool yes = true;
   shape.ties_embeddings = config_value<bool>(json, file, "tie_word_embeddings", &yes);
   shape.scales_output = config_value<bool>(json, file, "scale_decoder_outputs", &shape.ties_embeddings);
   config.dropout_rate = config_value<double>(json, file, "dropout_rate", &config.dropout_rate);
-  config.initializer_factor = config_value<double>(json, file, "initializer_factor", &config.initializer_factor);
+  config.initializer_factor =
+      config_value<double>(json, file, "initializer_factor", &config.initializer_factor);
   config.decoder_start_token_id =
       config_value<std::int32_t>(json, file, "decoder_start_token_id", &config.decoder_start_token_id);
   return config;
@@ -133,8 +141,8 @@ T config_value(const nlohmann::json& json, const std::string& file, const char* 
   return json;
 }
 
-/// Dimensions in which a config differs from a compiled shape, as "d_model 768, not 512"; the vocabulary, tying,
-/// scaling and epsilon may differ.
+/// Dimensions in which a config differs from a compiled shape, as "d_model 768, not 512"; the vocabulary,
+/// tying, scaling and epsilon may differ.
 [[nodiscard]] inline std::string differences(const model_shape& config, const model_shape& compiled) {
   std::string text;
   auto compare = [&](const char* name, index_t ours, index_t theirs) {

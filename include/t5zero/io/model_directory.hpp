@@ -14,10 +14,11 @@
 
 namespace t5zero {
 
-/// Adds config.json, generation_config.json, the weights and the tokenizer files to a save. `sentencepiece`: the bytes
-/// of spiece.model.
-inline void add_model_directory(atomic_save& save, const model_config& config, std::vector<tensor_to_save> tensors,
-                                std::string_view saved_type, const std::string& sentencepiece) {
+/// Adds config.json, generation_config.json, the weights and the tokenizer files to a save. `sentencepiece`:
+/// the bytes of spiece.model.
+inline void add_model_directory(atomic_save& save, const model_config& config,
+                                std::vector<tensor_to_save> tensors, std::string_view saved_type,
+                                const std::string& sentencepiece) {
   save.add("config.json", to_json(config, saved_type).dump(2) + "\n");
   const nlohmann::json generation = {{"_from_model_config", true},
                                      {"decoder_start_token_id", config.decoder_start_token_id},

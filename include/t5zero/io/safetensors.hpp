@@ -1,5 +1,5 @@
-// safetensors files: read through a mapping, checked before any value is trusted; written in Hugging Face's order.
-// Format: 8 bytes header length (little endian), a JSON header, then the data.
+// safetensors files: read through a mapping, checked before any value is trusted; written in Hugging Face's
+// order. Format: 8 bytes header length (little endian), a JSON header, then the data.
 #pragma once
 
 #include <fcntl.h>
@@ -51,7 +51,8 @@ struct stored_tensor {
       const index_t n = count();
       for (index_t i = 0; i < n; ++i) {
         stored value;
-        std::memcpy(static_cast<void*>(&value), data + i * static_cast<index_t>(sizeof(stored)), sizeof(stored));
+        std::memcpy(static_cast<void*>(&value), data + i * static_cast<index_t>(sizeof(stored)),
+                    sizeof(stored));
         to[i] = static_cast<float>(value);
       }
     });
@@ -65,7 +66,8 @@ class file_mapping {
  public:
   explicit file_mapping(const std::filesystem::path& path) {
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) throw input_error(path.string() + ": cannot be opened (" + std::strerror(errno) + ")");
+    if (descriptor < 0)
+      throw input_error(path.string() + ": cannot be opened (" + std::strerror(errno) + ")");
     struct ::stat status {};
     const bool known = ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
     bytes_ = known ? status.st_size : 0;
@@ -88,7 +90,8 @@ class file_mapping {
 };
 
 [[noreturn]] inline void bad_safetensors(const std::string& file, const std::string& what) {
-  throw input_error(file + ": " + what + "; the file is damaged or no safetensors file: fetch or save it again");
+  throw input_error(file + ": " + what +
+                    "; the file is damaged or no safetensors file: fetch or save it again");
 }
 
 }  // namespace detail
@@ -112,9 +115,10 @@ class tensor_archive {
       for (const auto& [name, file] : json["weight_map"].items()) files[file.get<std::string>()] = true;
       for (const auto& [file, unused] : files) archive.add(directory / file);
     } else {
-      throw input_error(directory.string() +
-                        ": no model.safetensors and no model.safetensors.index.json; convert other weight files with "
-                        "save_pretrained(safe_serialization=True)");
+      throw input_error(
+          directory.string() +
+          ": no model.safetensors and no model.safetensors.index.json; convert other weight files with "
+          "save_pretrained(safe_serialization=True)");
     }
     return archive;
   }
@@ -123,7 +127,8 @@ class tensor_archive {
     const std::string file = path.string();
     mappings_.push_back(std::make_unique<detail::file_mapping>(path));
     const detail::file_mapping& mapping = *mappings_.back();
-    if (mapping.bytes() < 8) detail::bad_safetensors(file, "only " + std::to_string(mapping.bytes()) + " bytes long");
+    if (mapping.bytes() < 8)
+      detail::bad_safetensors(file, "only " + std::to_string(mapping.bytes()) + " bytes long");
     std::uint64_t header_bytes = 0;
     std::memcpy(&header_bytes, mapping.data(), 8);
     if (header_bytes > static_cast<std::uint64_t>(mapping.bytes() - 8)) {
@@ -151,18 +156,23 @@ class tensor_archive {
  private:
   void add_tensor(const std::string& file, const std::string& name, const nlohmann::json& entry,
                   const std::byte* data, index_t data_bytes) {
-    auto bad = [&](const std::string& what) { detail::bad_safetensors(file, "tensor \"" + name + "\" " + what); };
+    auto bad = [&](const std::string& what) {
+      detail::bad_safetensors(file, "tensor \"" + name + "\" " + what);
+    };
     stored_tensor tensor;
     tensor.file = file;
-    if (!entry.is_object() || !entry.contains("dtype") || !entry["dtype"].is_string() || !entry.contains("shape") ||
-        !entry["shape"].is_array() || !entry.contains("data_offsets") || !entry["data_offsets"].is_array() ||
-        entry["data_offsets"].size() != 2) {
+    if (!entry.is_object() || !entry.contains("dtype") || !entry["dtype"].is_string() ||
+        !entry.contains("shape") || !entry["shape"].is_array() || !entry.contains("data_offsets") ||
+        !entry["data_offsets"].is_array() || entry["data_offsets"].size() != 2) {
       bad("lacks dtype, shape or data_offsets");
     }
     const auto type = entry["dtype"].get<std::string>();
-    if (type == "F16") tensor.type = dtype::f16;
-    else if (type == "BF16") tensor.type = dtype::bf16;
-    else if (type != "F32") bad("has dtype " + type + ", not F32, F16 or BF16");
+    if (type == "F16")
+      tensor.type = dtype::f16;
+    else if (type == "BF16")
+      tensor.type = dtype::bf16;
+    else if (type != "F32")
+      bad("has dtype " + type + ", not F32, F16 or BF16");
     index_t count = 1;
     for (const auto& extent : entry["shape"]) {
       const bool sane = extent.is_number_unsigned() && extent.get<std::uint64_t>() < (std::uint64_t{1} << 40);
@@ -173,7 +183,8 @@ class tensor_archive {
       count *= tensor.shape.back();
     }
     const nlohmann::json& offsets = entry["data_offsets"];
-    if (!offsets[0].is_number_unsigned() || !offsets[1].is_number_unsigned()) bad("has offsets that are no numbers");
+    if (!offsets[0].is_number_unsigned() || !offsets[1].is_number_unsigned())
+      bad("has offsets that are no numbers");
     const auto begin = offsets[0].get<std::uint64_t>();
     const auto end = offsets[1].get<std::uint64_t>();
     if (begin > end || end > static_cast<std::uint64_t>(data_bytes)) {
@@ -208,7 +219,8 @@ struct tensor_to_save {
 
 namespace detail {
 
-inline void write_safetensors(atomic_save& save, const std::string& file, const std::vector<tensor_to_save>& tensors) {
+inline void write_safetensors(atomic_save& save, const std::string& file,
+                              const std::vector<tensor_to_save>& tensors) {
   nlohmann::ordered_json header;
   header["__metadata__"] = {{"format", "pt"}};
   index_t offset = 0;
@@ -229,7 +241,8 @@ inline void write_safetensors(atomic_save& save, const std::string& file, const 
 
 }  // namespace detail
 
-/// Writes model.safetensors, or shards of at most max_shard_bytes with their index, in byte order of the names.
+/// Writes model.safetensors, or shards of at most max_shard_bytes with their index, in byte order of the
+/// names.
 inline void save_model_tensors(atomic_save& save, std::vector<tensor_to_save> tensors,
                                index_t max_shard_bytes = 5'000'000'000) {
   std::sort(tensors.begin(), tensors.end(),

@@ -21,8 +21,8 @@ namespace t5zero {
 /// Calls take(row, tensor) for every row of the table. Throws input_error listing all missing, unexpected and
 /// mis-shaped tensors.
 template <class Take>
-void load_weights(const tensor_archive& archive, const std::vector<parameter_row>& table, const std::string& source,
-                  const Take& take) {
+void load_weights(const tensor_archive& archive, const std::vector<parameter_row>& table,
+                  const std::string& source, const Take& take) {
   std::string problems;
   // Original checkpoints carry a bias table that no model reads.
   std::set<std::string> known{"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"};
@@ -44,7 +44,8 @@ void load_weights(const tensor_archive& archive, const std::vector<parameter_row
     if (tensor == nullptr) {
       problems += "\n  missing: " + checkpoint_name(row) + " " + text(shape);
     } else if (tensor->shape != shape) {
-      problems += "\n  " + checkpoint_name(row) + " has the shape " + text(tensor->shape) + ", expected " + text(shape);
+      problems += "\n  " + checkpoint_name(row) + " has the shape " + text(tensor->shape) + ", expected " +
+                  text(shape);
     }
   }
   for (const auto& [name, tensor] : archive.tensors()) {

@@ -87,8 +87,8 @@ class activations {
             "activations: the batch has more tokens than were planned");
     return {at<U>(where), rows, cols};
   }
-  [[nodiscard]] nn::attention_state<T> attention(const attention_slices& slices, index_t layer, index_t tokens,
-                                                 index_t projected) const {
+  [[nodiscard]] nn::attention_state<T> attention(const attention_slices& slices, index_t layer,
+                                                 index_t tokens, index_t projected) const {
     return {{at<float>(slices.inverse_rms[layer]), tokens},
             view<T>(slices.projected[layer], tokens, projected),
             view<T>(slices.context[layer], tokens, shape_->inner_dim()),

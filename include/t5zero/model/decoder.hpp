@@ -44,17 +44,15 @@ class decoder {
       const auto& layer = layers_[static_cast<std::size_t>(i)];
       const auto lease = source.acquire(layer.all);
       const weight_views<T> weights{lease.data(), layer.all.first};
-      Sublayers::self_attention_forward(execution, shape, attention_mask::causal, tokens,
-                                        weights.self_attention(shape, layer, bias.data()),
-                                        self_places(dropout, i), saved.decoder_stream(3 * i, n),
-                                        saved.decoder_attention(i, n), saved.scratch(),
-                                        saved.decoder_stream(3 * i + 1, n));
-      Sublayers::cross_attention_forward(execution, shape, tokens, batch.source,
-                                         weights.cross_attention(shape, layer),
-                                         key_value_of_layer(key_value, i, shape.inner_dim()),
-                                         cross_places(dropout, i), saved.decoder_stream(3 * i + 1, n),
-                                         saved.cross_attention(i, n), saved.scratch(),
-                                         saved.decoder_stream(3 * i + 2, n));
+      Sublayers::self_attention_forward(
+          execution, shape, attention_mask::causal, tokens, weights.self_attention(shape, layer, bias.data()),
+          self_places(dropout, i), saved.decoder_stream(3 * i, n), saved.decoder_attention(i, n),
+          saved.scratch(), saved.decoder_stream(3 * i + 1, n));
+      Sublayers::cross_attention_forward(
+          execution, shape, tokens, batch.source, weights.cross_attention(shape, layer),
+          key_value_of_layer(key_value, i, shape.inner_dim()), cross_places(dropout, i),
+          saved.decoder_stream(3 * i + 1, n), saved.cross_attention(i, n), saved.scratch(),
+          saved.decoder_stream(3 * i + 2, n));
       Sublayers::feed_forward_forward(execution, shape, tokens, weights.feed_forward(shape, layer),
                                       feed_forward_places(dropout, i), saved.decoder_stream(3 * i + 2, n),
                                       saved.decoder_feed_forward(i, n), saved.scratch(),
@@ -71,7 +69,8 @@ class decoder {
   /// saved.grad_cross_key_value and the gradients of all decoder weights and of the embedding.
   template <class Execution, parameter_source_of<T> Source, gradient_sink Sink>
   void backward(Execution& execution, Source& source, Sink& sink, const batch_view& batch,
-                const dropout_state& dropout, const activations<T>& saved, matrix_view<float> grad_output) const {
+                const dropout_state& dropout, const activations<T>& saved,
+                matrix_view<float> grad_output) const {
     const model_shape& shape = *shape_;
     const ragged_view& tokens = batch.target;
     const index_t n = tokens.tokens;
@@ -80,11 +79,10 @@ class decoder {
     const matrix_view<float> grad = saved.grad_stream(n);
     {
       const auto lease = source.acquire(final_norm_);
-      Sublayers::final_norm_backward(execution, tokens, {lease.data(), shape.d_model},
-                                     place(dropout, 0, dropout_place::final_norm),
-                                     saved.decoder_stream(3 * shape.n_decoder_layers, n),
-                                     saved.decoder_final_inverse_rms(n), grad_output, grad,
-                                     contribute_vector(sink, final_norm_));
+      Sublayers::final_norm_backward(
+          execution, tokens, {lease.data(), shape.d_model}, place(dropout, 0, dropout_place::final_norm),
+          saved.decoder_stream(3 * shape.n_decoder_layers, n), saved.decoder_final_inverse_rms(n),
+          grad_output, grad, contribute_vector(sink, final_norm_));
       sink.complete(final_norm_);
     }
     const auto bias = source.acquire(bias_);
@@ -92,10 +90,10 @@ class decoder {
       const auto& layer = layers_[static_cast<std::size_t>(i)];
       const auto lease = source.acquire(layer.all);
       const weight_views<T> weights{lease.data(), layer.all.first};
-      Sublayers::feed_forward_backward(
-          execution, shape, tokens, weights.feed_forward(shape, layer), feed_forward_places(dropout, i),
-          saved.decoder_stream(3 * i + 2, n), saved.decoder_feed_forward(i, n), saved.scratch(),
-          feed_forward_gradients_of(sink, shape, layer), grad);
+      Sublayers::feed_forward_backward(execution, shape, tokens, weights.feed_forward(shape, layer),
+                                       feed_forward_places(dropout, i), saved.decoder_stream(3 * i + 2, n),
+                                       saved.decoder_feed_forward(i, n), saved.scratch(),
+                                       feed_forward_gradients_of(sink, shape, layer), grad);
       Sublayers::cross_attention_backward(
           execution, shape, tokens, batch.source, weights.cross_attention(shape, layer),
           key_value_of_layer(key_value, i, shape.inner_dim()), cross_places(dropout, i),
@@ -104,12 +102,13 @@ class decoder {
           key_value_of_layer(grad_key_value, i, shape.inner_dim()), grad);
       Sublayers::self_attention_backward(
           execution, shape, attention_mask::causal, tokens, weights.self_attention(shape, layer, bias.data()),
-          self_places(dropout, i), saved.decoder_stream(3 * i, n), saved.decoder_attention(i, n), saved.scratch(),
-          self_attention_gradients_of(sink, shape, layer, bias_), grad);
+          self_places(dropout, i), saved.decoder_stream(3 * i, n), saved.decoder_attention(i, n),
+          saved.scratch(), self_attention_gradients_of(sink, shape, layer, bias_), grad);
       complete_layer(sink, layer);
     }
     sink.complete(bias_);
-    Sublayers::embed_backward(execution, batch.decoder_ids, tokens, place(dropout, 0, dropout_place::embedding), grad,
+    Sublayers::embed_backward(execution, batch.decoder_ids, tokens,
+                              place(dropout, 0, dropout_place::embedding), grad,
                               sink.accumulator(embedding_, shape.vocab_size, shape.d_model));
   }
 

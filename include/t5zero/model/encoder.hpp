@@ -1,5 +1,5 @@
-// T5's encoder: embedding, blocks of self-attention and feed-forward, final norm; and the projection of its output to
-// the keys and values of every decoder layer.
+// T5's encoder: embedding, blocks of self-attention and feed-forward, final norm; and the projection of its
+// output to the keys and values of every decoder layer.
 #pragma once
 
 #include <vector>
@@ -21,9 +21,9 @@ class encoder {
         embedding_(find_parameter(shape, parameter_stack::shared, 0, parameter_role::embedding).range()),
         bias_(find_parameter(shape, parameter_stack::encoder, 0, parameter_role::relative_bias).range()),
         final_norm_(find_parameter(shape, parameter_stack::encoder, 0, parameter_role::final_norm).range()),
-        cross_key_value_(span_of(
-            find_parameter(shape, parameter_stack::decoder, 0, parameter_role::cross_k),
-            find_parameter(shape, parameter_stack::decoder, shape.n_decoder_layers - 1, parameter_role::cross_v))) {
+        cross_key_value_(span_of(find_parameter(shape, parameter_stack::decoder, 0, parameter_role::cross_k),
+                                 find_parameter(shape, parameter_stack::decoder, shape.n_decoder_layers - 1,
+                                                parameter_role::cross_v))) {
     for (index_t layer = 0; layer < shape.n_encoder_layers; ++layer) {
       layers_.push_back(find_layer(shape, parameter_stack::encoder, layer));
     }
@@ -47,11 +47,10 @@ class encoder {
       const auto& layer = layers_[static_cast<std::size_t>(i)];
       const auto lease = source.acquire(layer.all);
       const weight_views<T> weights{lease.data(), layer.all.first};
-      Sublayers::self_attention_forward(execution, shape, attention_mask::full, tokens,
-                                        weights.self_attention(shape, layer, bias.data()),
-                                        attention_places(dropout, i), saved.encoder_stream(2 * i, n),
-                                        saved.encoder_attention(i, n), saved.scratch(),
-                                        saved.encoder_stream(2 * i + 1, n));
+      Sublayers::self_attention_forward(
+          execution, shape, attention_mask::full, tokens, weights.self_attention(shape, layer, bias.data()),
+          attention_places(dropout, i), saved.encoder_stream(2 * i, n), saved.encoder_attention(i, n),
+          saved.scratch(), saved.encoder_stream(2 * i + 1, n));
       Sublayers::feed_forward_forward(execution, shape, tokens, weights.feed_forward(shape, layer),
                                       feed_forward_places(dropout, i), saved.encoder_stream(2 * i + 1, n),
                                       saved.encoder_feed_forward(i, n), saved.scratch(),
@@ -90,11 +89,10 @@ class encoder {
     }
     {
       const auto lease = source.acquire(final_norm_);
-      Sublayers::final_norm_backward(execution, tokens, {lease.data(), shape.d_model},
-                                     place(dropout, 0, dropout_place::final_norm),
-                                     saved.encoder_stream(2 * shape.n_encoder_layers, n),
-                                     saved.encoder_final_inverse_rms(n), saved.grad_encoder_output(n), grad,
-                                     contribute_vector(sink, final_norm_));
+      Sublayers::final_norm_backward(
+          execution, tokens, {lease.data(), shape.d_model}, place(dropout, 0, dropout_place::final_norm),
+          saved.encoder_stream(2 * shape.n_encoder_layers, n), saved.encoder_final_inverse_rms(n),
+          saved.grad_encoder_output(n), grad, contribute_vector(sink, final_norm_));
       sink.complete(final_norm_);
     }
     const auto bias = source.acquire(bias_);
@@ -102,10 +100,10 @@ class encoder {
       const auto& layer = layers_[static_cast<std::size_t>(i)];
       const auto lease = source.acquire(layer.all);
       const weight_views<T> weights{lease.data(), layer.all.first};
-      Sublayers::feed_forward_backward(
-          execution, shape, tokens, weights.feed_forward(shape, layer), feed_forward_places(dropout, i),
-          saved.encoder_stream(2 * i + 1, n), saved.encoder_feed_forward(i, n), saved.scratch(),
-          feed_forward_gradients_of(sink, shape, layer), grad);
+      Sublayers::feed_forward_backward(execution, shape, tokens, weights.feed_forward(shape, layer),
+                                       feed_forward_places(dropout, i), saved.encoder_stream(2 * i + 1, n),
+                                       saved.encoder_feed_forward(i, n), saved.scratch(),
+                                       feed_forward_gradients_of(sink, shape, layer), grad);
       Sublayers::self_attention_backward(
           execution, shape, attention_mask::full, tokens, weights.self_attention(shape, layer, bias.data()),
           attention_places(dropout, i), saved.encoder_stream(2 * i, n), saved.encoder_attention(i, n),
@@ -113,7 +111,8 @@ class encoder {
       complete_layer(sink, layer);
     }
     sink.complete(bias_);
-    Sublayers::embed_backward(execution, batch.source_ids, tokens, place(dropout, 0, dropout_place::embedding), grad,
+    Sublayers::embed_backward(execution, batch.source_ids, tokens,
+                              place(dropout, 0, dropout_place::embedding), grad,
                               sink.accumulator(embedding_, shape.vocab_size, shape.d_model));
   }
 

@@ -53,10 +53,11 @@ struct weight_views {
   [[nodiscard]] matrix_view<const T> matrix(parameter_range range, index_t cols) const {
     return {at(range), range.count / cols, cols};
   }
-  [[nodiscard]] nn::self_attention_weights<T> self_attention(const model_shape& shape, const layer_ranges& layer,
+  [[nodiscard]] nn::self_attention_weights<T> self_attention(const model_shape& shape,
+                                                             const layer_ranges& layer,
                                                              const T* relative_bias) const {
-    return {vector(layer.self_norm), matrix(layer.self_qkv, shape.d_model), matrix(layer.self_o, shape.inner_dim()),
-            relative_bias};
+    return {vector(layer.self_norm), matrix(layer.self_qkv, shape.d_model),
+            matrix(layer.self_o, shape.inner_dim()), relative_bias};
   }
   [[nodiscard]] nn::cross_attention_weights<T> cross_attention(const model_shape& shape,
                                                                const layer_ranges& layer) const {

@@ -10,8 +10,8 @@
 
 namespace t5zero::model {
 
-/// The computation of a T5; it owns no weights, gradients or activations. `Sublayers` are a backend's operations for
-/// element type T. `shape` outlives the model.
+/// The computation of a T5; it owns no weights, gradients or activations. `Sublayers` are a backend's
+/// operations for element type T. `shape` outlives the model.
 template <class Sublayers, element T>
 class t5 {
  public:
@@ -26,8 +26,9 @@ class t5 {
 
   /// Loss of a batch without gradients: evaluation when dropout.rate is 0.
   template <class Execution, parameter_source_of<T> Source>
-  nn::loss_sums forward(Execution& execution, Source& source, const batch_view& batch, const dropout_state& dropout,
-                        const nn::loss_options& loss, const activations<T>& saved) const {
+  nn::loss_sums forward(Execution& execution, Source& source, const batch_view& batch,
+                        const dropout_state& dropout, const nn::loss_options& loss,
+                        const activations<T>& saved) const {
     encoder_.forward(execution, source, batch, dropout, saved);
     decoder_.forward(execution, source, batch, dropout, saved);
     const auto lease = source.acquire(head_);
@@ -50,8 +51,8 @@ class t5 {
     {
       const auto lease = source.acquire(head_);
       sums = Sublayers::head_and_loss_backward(execution, head(lease.data()), output_scale(),
-                                               matrix_view<const T>(saved.decoder_output(n)), batch.labels, loss,
-                                               saved.scratch(), saved.row_loss(n), grad_output,
+                                               matrix_view<const T>(saved.decoder_output(n)), batch.labels,
+                                               loss, saved.scratch(), saved.row_loss(n), grad_output,
                                                contribute_matrix(sink, head_, shape_->d_model));
       if (!shape_->ties_embeddings) sink.complete(head_);
     }
@@ -61,20 +62,23 @@ class t5 {
     return sums;
   }
 
-  /// Logits of the last forward, for tests and generation: calls use(first target token, logits [chunk, vocab_size]).
+  /// Logits of the last forward, for tests and generation: calls use(first target token, logits [chunk,
+  /// vocab_size]).
   template <class Execution, parameter_source_of<T> Source, class Use>
   void logits(Execution& execution, Source& source, index_t target_tokens, const activations<T>& saved,
               const Use& use) const {
     const auto lease = source.acquire(head_);
     Sublayers::for_each_logits_chunk(execution, head(lease.data()), output_scale(),
-                                     matrix_view<const T>(saved.decoder_output(target_tokens)), saved.scratch(), use);
+                                     matrix_view<const T>(saved.decoder_output(target_tokens)),
+                                     saved.scratch(), use);
   }
 
  private:
   [[nodiscard]] matrix_view<const T> head(const T* data) const {
     return {data, shape_->vocab_size, shape_->d_model};
   }
-  /// A tied head reads h * d_model^-0.5 (Raffel et al.'s Mesh TensorFlow code; transformers' scale_decoder_outputs).
+  /// A tied head reads h * d_model^-0.5 (Raffel et al.'s Mesh TensorFlow code; transformers'
+  /// scale_decoder_outputs).
   [[nodiscard]] float output_scale() const {
     return shape_->scales_output ? static_cast<float>(t5zero::detail::inverse_sqrt(shape_->d_model)) : 1.0F;
   }

@@ -1,6 +1,8 @@
 // Self- and cross-attention sublayers of T5, composed from a backend's primitive operations:
-//   x_out = x + dropout(o(attention(norm(x)))), pre-norm, no 1/sqrt(d_kv), relative bias in self-attention only.
-// Source: Raffel et al. 2020; modeling_t5.py (T5LayerSelfAttention, T5LayerCrossAttention) for the order of operations.
+//   x_out = x + dropout(o(attention(norm(x)))), pre-norm, no 1/sqrt(d_kv), relative bias in self-attention
+//   only.
+// Source: Raffel et al. 2020; modeling_t5.py (T5LayerSelfAttention, T5LayerCrossAttention) for the order of
+// operations.
 #pragma once
 
 #include <t5zero/backend/backend.hpp>
@@ -42,8 +44,8 @@ struct cross_attention_gradients {
 template <element T>
 struct attention_state {
   vector_view<float> inverse_rms;  ///< [tokens]
-  matrix_view<T> projected;        ///< [tokens, 3 * inner_dim]: q, k, v; cross-attention: [tokens, inner_dim]: q
-  matrix_view<T> context;          ///< [tokens, inner_dim]
+  matrix_view<T> projected;  ///< [tokens, 3 * inner_dim]: q, k, v; cross-attention: [tokens, inner_dim]: q
+  matrix_view<T> context;    ///< [tokens, inner_dim]
   matrix_view<float> log_sum_exp;  ///< [tokens, n_heads]
 };
 
@@ -112,12 +114,14 @@ void self_attention_forward(Execution& execution, const model_shape& shape, atte
                             matrix_view<float> x_out) {
   const matrix_view<T> normed = scratch.normed(x.rows);
   Ops::rms_norm_forward(execution, x, weights.norm, shape.epsilon, normed, state.inverse_rms);
-  Ops::template matmul<T, T, T>(execution, transpose::no, normed, transpose::yes, weights.qkv, state.projected);
-  Ops::attention_forward(
-      execution, detail::self_attention_inputs(shape, mask, tokens, weights, state, dropout.weights),
-      state.context, state.log_sum_exp);
+  Ops::template matmul<T, T, T>(execution, transpose::no, normed, transpose::yes, weights.qkv,
+                                state.projected);
+  Ops::attention_forward(execution,
+                         detail::self_attention_inputs(shape, mask, tokens, weights, state, dropout.weights),
+                         state.context, state.log_sum_exp);
   const matrix_view<float> branch = scratch.branch(x.rows);
-  Ops::template matmul<T, T, float>(execution, transpose::no, state.context, transpose::yes, weights.o, branch);
+  Ops::template matmul<T, T, float>(execution, transpose::no, state.context, transpose::yes, weights.o,
+                                    branch);
   Ops::residual_dropout_add(execution, x, branch, dropout.output, tokens, x_out);
 }
 
@@ -131,16 +135,18 @@ void self_attention_backward(Execution& execution, const model_shape& shape, att
   const index_t inner = shape.inner_dim();
   const matrix_view<T> grad_branch = scratch.grad_branch(x.rows);
   Ops::dropout_backward(execution, grad, dropout.output, tokens, grad_branch);
-  Ops::template matmul<T, T>(execution, transpose::yes, grad_branch, transpose::no, state.context, gradients.o);
+  Ops::template matmul<T, T>(execution, transpose::yes, grad_branch, transpose::no, state.context,
+                             gradients.o);
   const matrix_view<T> grad_context = scratch.grad_context(x.rows);
-  Ops::template matmul<T, T, T>(execution, transpose::no, grad_branch, transpose::no, weights.o, grad_context);
+  Ops::template matmul<T, T, T>(execution, transpose::no, grad_branch, transpose::no, weights.o,
+                                grad_context);
 
   const matrix_view<T> grad_projected = scratch.grad_projected(x.rows, 3 * inner);
-  Ops::attention_backward(
-      execution, detail::self_attention_inputs(shape, mask, tokens, weights, state, dropout.weights),
-      state.context, state.log_sum_exp, grad_context, grad_projected.column_block(0, inner),
-      grad_projected.column_block(inner, inner), grad_projected.column_block(2 * inner, inner),
-      gradients.relative_bias);
+  Ops::attention_backward(execution,
+                          detail::self_attention_inputs(shape, mask, tokens, weights, state, dropout.weights),
+                          state.context, state.log_sum_exp, grad_context,
+                          grad_projected.column_block(0, inner), grad_projected.column_block(inner, inner),
+                          grad_projected.column_block(2 * inner, inner), gradients.relative_bias);
 
   const matrix_view<T> normed = scratch.normed(x.rows);
   Ops::rms_norm_forward(execution, x, weights.norm, shape.epsilon, normed, state.inverse_rms);
@@ -165,7 +171,8 @@ void cross_attention_forward(Execution& execution, const model_shape& shape, con
       execution, detail::cross_attention_inputs(shape, queries, keys, key_value, state, dropout.weights),
       state.context, state.log_sum_exp);
   const matrix_view<float> branch = scratch.branch(x.rows);
-  Ops::template matmul<T, T, float>(execution, transpose::no, state.context, transpose::yes, weights.o, branch);
+  Ops::template matmul<T, T, float>(execution, transpose::no, state.context, transpose::yes, weights.o,
+                                    branch);
   Ops::residual_dropout_add(execution, x, branch, dropout.output, queries, x_out);
 }
 
@@ -179,9 +186,11 @@ void cross_attention_backward(Execution& execution, const model_shape& shape, co
                               const cross_key_value<T>& grad_key_value, matrix_view<float> grad) {
   const matrix_view<T> grad_branch = scratch.grad_branch(x.rows);
   Ops::dropout_backward(execution, grad, dropout.output, queries, grad_branch);
-  Ops::template matmul<T, T>(execution, transpose::yes, grad_branch, transpose::no, state.context, gradients.o);
+  Ops::template matmul<T, T>(execution, transpose::yes, grad_branch, transpose::no, state.context,
+                             gradients.o);
   const matrix_view<T> grad_context = scratch.grad_context(x.rows);
-  Ops::template matmul<T, T, T>(execution, transpose::no, grad_branch, transpose::no, weights.o, grad_context);
+  Ops::template matmul<T, T, T>(execution, transpose::no, grad_branch, transpose::no, weights.o,
+                                grad_context);
 
   const matrix_view<T> grad_query = scratch.grad_projected(x.rows, shape.inner_dim());
   Ops::attention_backward(
@@ -193,7 +202,8 @@ void cross_attention_backward(Execution& execution, const model_shape& shape, co
   Ops::rms_norm_forward(execution, x, weights.norm, shape.epsilon, normed, state.inverse_rms);
   Ops::template matmul<T, T>(execution, transpose::yes, grad_query, transpose::no, normed, gradients.q);
   const matrix_view<float> grad_normed = scratch.branch(x.rows);
-  Ops::template matmul<T, T, float>(execution, transpose::no, grad_query, transpose::no, weights.q, grad_normed);
+  Ops::template matmul<T, T, float>(execution, transpose::no, grad_query, transpose::no, weights.q,
+                                    grad_normed);
   Ops::rms_norm_backward(execution, grad_normed, x, weights.norm, state.inverse_rms, grad, gradients.norm);
 }
 

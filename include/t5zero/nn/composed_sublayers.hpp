@@ -1,5 +1,5 @@
-// Every sublayer of T5 from a backend's primitive operations: the default composition. A backend that fuses one hides
-// that function in a class derived from this one and keeps the rest.
+// Every sublayer of T5 from a backend's primitive operations: the default composition. A backend that fuses
+// one hides that function in a class derived from this one and keeps the rest.
 #pragma once
 
 #include <cstdint>
@@ -57,16 +57,18 @@ struct composed_sublayers {
   template <class Execution>
   static void final_norm_forward(Execution& execution, const model_shape& shape, const ragged_view& tokens,
                                  vector_view<const T> weight, const dropout_site& dropout,
-                                 matrix_view<const float> x, vector_view<float> inverse_rms, matrix_view<T> out) {
+                                 matrix_view<const float> x, vector_view<float> inverse_rms,
+                                 matrix_view<T> out) {
     Ops::rms_norm_forward(execution, x, weight, shape.epsilon, out, inverse_rms);
     if (dropout.active()) Ops::dropout_in_place(execution, out, dropout, tokens);
   }
   /// grad_out is used up; grad is overwritten.
   template <class Execution>
-  static void final_norm_backward(Execution& execution, const ragged_view& tokens, vector_view<const T> weight,
-                                  const dropout_site& dropout, matrix_view<const float> x,
-                                  vector_view<const float> inverse_rms, matrix_view<float> grad_out,
-                                  matrix_view<float> grad, const gradient_view& grad_weight) {
+  static void final_norm_backward(Execution& execution, const ragged_view& tokens,
+                                  vector_view<const T> weight, const dropout_site& dropout,
+                                  matrix_view<const float> x, vector_view<const float> inverse_rms,
+                                  matrix_view<float> grad_out, matrix_view<float> grad,
+                                  const gradient_view& grad_weight) {
     if (dropout.active()) Ops::dropout_in_place(execution, grad_out, dropout, tokens);
     Ops::fill_zero(execution, grad);
     Ops::rms_norm_backward(execution, grad_out, x, weight, inverse_rms, grad, grad_weight);

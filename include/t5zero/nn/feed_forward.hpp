@@ -26,7 +26,8 @@ struct feed_forward_gradients {
 template <element T>
 struct feed_forward_state {
   vector_view<float> inverse_rms;  ///< [tokens]
-  matrix_view<T> hidden;  ///< relu: [tokens, d_ff] after relu and dropout; gated: [tokens, 2 * d_ff] before gelu
+  matrix_view<T>
+      hidden;  ///< relu: [tokens, d_ff] after relu and dropout; gated: [tokens, 2 * d_ff] before gelu
 };
 
 struct feed_forward_dropout {
@@ -65,7 +66,8 @@ void feed_forward_backward(Execution& execution, const model_shape& shape, const
   const matrix_view<T> grad_branch = scratch.grad_branch(x.rows);
   Ops::dropout_backward(execution, grad, dropout.output, tokens, grad_branch);
   const matrix_view<T> grad_activated = scratch.grad_activated(x.rows);
-  Ops::template matmul<T, T, T>(execution, transpose::no, grad_branch, transpose::no, weights.wo, grad_activated);
+  Ops::template matmul<T, T, T>(execution, transpose::no, grad_branch, transpose::no, weights.wo,
+                                grad_activated);
   const matrix_view<T> grad_hidden = scratch.grad_hidden(x.rows);
   matrix_view<T> activated = state.hidden;
   if (shape.gated()) {
@@ -82,7 +84,8 @@ void feed_forward_backward(Execution& execution, const model_shape& shape, const
   Ops::rms_norm_forward(execution, x, weights.norm, shape.epsilon, normed, state.inverse_rms);
   Ops::template matmul<T, T>(execution, transpose::yes, grad_hidden, transpose::no, normed, gradients.wi);
   const matrix_view<float> grad_normed = scratch.branch(x.rows);
-  Ops::template matmul<T, T, float>(execution, transpose::no, grad_hidden, transpose::no, weights.wi, grad_normed);
+  Ops::template matmul<T, T, float>(execution, transpose::no, grad_hidden, transpose::no, weights.wi,
+                                    grad_normed);
   Ops::rms_norm_backward(execution, grad_normed, x, weights.norm, state.inverse_rms, grad, gradients.norm);
 }
 

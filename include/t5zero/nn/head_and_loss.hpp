@@ -1,5 +1,6 @@
-// The head (tied or not) and the cross entropy, over chunks of target tokens so that few logits exist at a time. In
-// training one pass computes the loss and, from the same logits, all gradients: the scale of the loss is known before.
+// The head (tied or not) and the cross entropy, over chunks of target tokens so that few logits exist at a
+// time. In training one pass computes the loss and, from the same logits, all gradients: the scale of the
+// loss is known before.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +15,7 @@ namespace t5zero::nn {
 /// How the sums of a batch become its loss.
 struct loss_options {
   float label_smoothing = 0.0F;  ///< Szegedy et al. 2016, with transformers' LabelSmoother conventions
-  double gradient_scale = 1.0;   ///< times d loss: loss scale / micro-batches of an update / labels that count
+  double gradient_scale = 1.0;  ///< times d loss: loss scale / micro-batches of an update / labels that count
 };
 
 /// Sums over the labels that count (those >= 0) of one batch.
@@ -39,8 +40,8 @@ void for_each_logits_chunk(Execution& execution, matrix_view<const T> head, floa
   for (index_t first = 0; first < hidden.rows; first += scratch.head_chunk()) {
     const index_t count = std::min(scratch.head_chunk(), hidden.rows - first);
     const matrix_view<float> logits = scratch.logits(count);
-    Ops::template matmul<T, T, float>(execution, transpose::no, hidden.row_block(first, count), transpose::yes,
-                                      head, logits, gradient_mode::overwrite, output_scale);
+    Ops::template matmul<T, T, float>(execution, transpose::no, hidden.row_block(first, count),
+                                      transpose::yes, head, logits, gradient_mode::overwrite, output_scale);
     use(first, logits);
   }
 }
@@ -70,7 +71,8 @@ loss_sums head_and_loss_backward(Execution& execution, matrix_view<const T> head
       execution, head, output_scale, hidden, scratch, [&](index_t first, matrix_view<float> logits) {
         const index_t count = logits.rows;
         const matrix_view<T> grad_logits = scratch.grad_logits(count);
-        // The output scale of a tied head belongs to both gradients, so it is folded into the logits' gradient.
+        // The output scale of a tied head belongs to both gradients, so it is folded into the logits'
+        // gradient.
         Ops::cross_entropy_backward(execution, logits, labels + first, options.label_smoothing,
                                     static_cast<float>(options.gradient_scale * output_scale), grad_logits,
                                     row_loss.row_block(first, count));

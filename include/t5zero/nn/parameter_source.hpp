@@ -1,5 +1,6 @@
-// Where a model's weights come from. The model asks for a range of the flat parameter buffer (a layer, the embedding)
-// and holds the lease while it computes; whether the range was there all along or had to be gathered is not its business.
+// Where a model's weights come from. The model asks for a range of the flat parameter buffer (a layer, the
+// embedding) and holds the lease while it computes; whether the range was there all along or had to be
+// gathered is not its business.
 #pragma once
 
 #include <concepts>

@@ -1,4 +1,5 @@
-// T5's relative position buckets (Raffel et al. 2020, section 2.1; modeling_t5.py, _relative_position_bucket).
+// T5's relative position buckets (Raffel et al. 2020, section 2.1; modeling_t5.py,
+// _relative_position_bucket).
 #pragma once
 
 #include <t5zero/core/config.hpp>
@@ -8,9 +9,10 @@ namespace t5zero {
 
 namespace detail {
 
-/// Bucket of a distance r >= 0 among n: exact below n / 2, then logarithmic up to max_distance. Powers are compared
-/// instead of logarithms: bucket e + j starts at the first r with (r / e)^(n - e) >= (max / e)^j.
-[[nodiscard]] T5ZERO_HOST_DEVICE constexpr index_t distance_bucket(index_t r, index_t n, index_t max_distance) {
+/// Bucket of a distance r >= 0 among n: exact below n / 2, then logarithmic up to max_distance. Powers are
+/// compared instead of logarithms: bucket e + j starts at the first r with (r / e)^(n - e) >= (max / e)^j.
+[[nodiscard]] T5ZERO_HOST_DEVICE constexpr index_t distance_bucket(index_t r, index_t n,
+                                                                   index_t max_distance) {
   const index_t e = n / 2;
   if (r < e) return r;
   if (r >= max_distance) return n - 1;
@@ -20,7 +22,8 @@ namespace detail {
   const double factor = static_cast<double>(max_distance) / static_cast<double>(e);
   double right = factor;
   index_t j = 0;
-  // A relative margin far below the gap to the nearest integer distance keeps exact powers (r = 32, 64) on their side.
+  // A relative margin far below the gap to the nearest integer distance keeps exact powers (r = 32, 64) on
+  // their side.
   while (j < steps - 1 && left >= right * (1.0 - 1e-9)) {
     right *= factor;
     ++j;
@@ -30,8 +33,8 @@ namespace detail {
 
 }  // namespace detail
 
-/// Bucket of rel = key position - query position. Bidirectional (encoder): half of the buckets for keys behind the
-/// query; causal (decoder): all for keys before it, later keys count as distance 0.
+/// Bucket of rel = key position - query position. Bidirectional (encoder): half of the buckets for keys
+/// behind the query; causal (decoder): all for keys before it, later keys count as distance 0.
 [[nodiscard]] T5ZERO_HOST_DEVICE constexpr index_t relative_position_bucket(index_t rel, bool bidirectional,
                                                                             index_t n_buckets,
                                                                             index_t max_distance) {
@@ -44,7 +47,8 @@ namespace detail {
 namespace detail {
 constexpr bool buckets_begin_at(const index_t (&starts)[8], const index_t (&causal_starts)[16]) {
   for (index_t i = 0; i < 8; ++i) {
-    if (distance_bucket(starts[i], 16, 128) != 8 + i || distance_bucket(starts[i] - 1, 16, 128) != 7 + i) return false;
+    if (distance_bucket(starts[i], 16, 128) != 8 + i || distance_bucket(starts[i] - 1, 16, 128) != 7 + i)
+      return false;
   }
   for (index_t i = 0; i < 16; ++i) {
     if (distance_bucket(causal_starts[i], 32, 128) != 16 + i) return false;

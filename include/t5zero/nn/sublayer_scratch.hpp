@@ -53,8 +53,10 @@ class sublayer_scratch {
   }
   /// The gradient of `logits` as a matmul reads it; in fp32 the same memory.
   [[nodiscard]] matrix_view<T> grad_logits(index_t tokens) const {
-    if constexpr (sizeof(T) == sizeof(float)) return logits(tokens);
-    else return view<T>(plan_->grad_logits, tokens, shape_->vocab_size);
+    if constexpr (sizeof(T) == sizeof(float))
+      return logits(tokens);
+    else
+      return view<T>(plan_->grad_logits, tokens, shape_->vocab_size);
   }
   [[nodiscard]] index_t head_chunk() const { return plan_->head_chunk; }
 

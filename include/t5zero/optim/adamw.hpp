@@ -40,8 +40,8 @@ struct adamw_options {
 };
 
 /// update: 1 for the first applied one. grad_multiplier: unscaling times clipping.
-[[nodiscard]] inline adamw_params adamw_update(const adamw_options& options, double learning_rate, index_t update,
-                                               double grad_multiplier) {
+[[nodiscard]] inline adamw_params adamw_update(const adamw_options& options, double learning_rate,
+                                               index_t update, double grad_multiplier) {
   adamw_params params;
   params.learning_rate = static_cast<float>(learning_rate);
   params.beta1 = static_cast<float>(options.beta1);

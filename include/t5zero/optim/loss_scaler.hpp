@@ -18,8 +18,9 @@ struct loss_scaler_options {
   bool dynamic = true;  ///< false: the scale stays, an overflow still skips the update
 };
 
-/// Asked once for each update. t5zero unscales with the scale that backward used, also on the step that grows it;
-/// DeepSpeed divides by the new scale there, which halves that step's gradients unless clipping undoes it.
+/// Asked once for each update. t5zero unscales with the scale that backward used, also on the step that grows
+/// it; DeepSpeed divides by the new scale there, which halves that step's gradients unless clipping undoes
+/// it.
 class loss_scaler {
  public:
   explicit loss_scaler(const loss_scaler_options& options = {})
@@ -35,7 +36,8 @@ class loss_scaler {
       if (options_.hysteresis == 1 || hysteresis_ == 1) {
         if (scale_ <= options_.minimum_scale) {
           throw numeric_error(
-              "Current loss scale already at minimum - cannot decrease scale anymore. Exiting run. The gradients are "
+              "Current loss scale already at minimum - cannot decrease scale anymore. Exiting run. The "
+              "gradients are "
               "not finite at any scale: use bf16, or a lower learning rate.");
         }
         scale_ = std::max(scale_ / 2.0, options_.minimum_scale);

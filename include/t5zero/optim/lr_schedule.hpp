@@ -45,8 +45,8 @@ struct warmup_lr_schedule {
   index_t warmup_steps = 1000;  ///< below 2 counts as 2
   bool logarithmic = true;
 
-  /// Rate of the update that follows `steps` applied ones. The schedule is stepped after each update and starts one
-  /// step early, so the first two updates run at `minimum`.
+  /// Rate of the update that follows `steps` applied ones. The schedule is stepped after each update and
+  /// starts one step early, so the first two updates run at `minimum`.
   [[nodiscard]] double operator()(index_t steps) const {
     const index_t w = std::max<index_t>(2, warmup_steps);
     const index_t s = std::max<index_t>(0, steps - 1);

@@ -1,34 +1,37 @@
-// Where each activation of a training step stands in the arena, for ragged batches of at most the planned tokens.
+// Where each activation of a training step stands in the arena, for ragged batches of at most the planned
+// tokens.
 //
-// Saved from forward to backward: the fp32 residual stream before each sublayer, the inverse RMS of each norm, q, k, v,
-// the context and the log-sum-exp of each attention, the hidden layer of each feed-forward, and the encoder's output
-// with its cross-attention k, v. Everything else (normed inputs, dropout masks, attention probabilities) is computed
-// again. Buffers that live within one sublayer are shared by all sublayers; the head's logits, which live between
-// forward and backward, share the same bytes.
+// Saved from forward to backward: the fp32 residual stream before each sublayer, the inverse RMS of each
+// norm, q, k, v, the context and the log-sum-exp of each attention, the hidden layer of each feed-forward,
+// and the encoder's output with its cross-attention k, v. Everything else (normed inputs, dropout masks,
+// attention probabilities) is computed again. Buffers that live within one sublayer are shared by all
+// sublayers; the head's logits, which live between forward and backward, share the same bytes.
 #pragma once
 
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/batch_shape.hpp>
-#include <t5zero/tensor/slice.hpp>
 #include <t5zero/policy/model_size.hpp>
+#include <t5zero/tensor/slice.hpp>
 
 namespace t5zero {
 
 /// Saved by a self- or cross-attention: one slice for each layer.
 struct attention_slices {
   slice_array inverse_rms;  ///< float [tokens]
-  slice_array projected;    ///< param [tokens, 3 * inner_dim] (self: q, k, v) or [tokens, inner_dim] (cross: q)
-  slice_array context;      ///< param [tokens, inner_dim]
+  slice_array projected;  ///< param [tokens, 3 * inner_dim] (self: q, k, v) or [tokens, inner_dim] (cross: q)
+  slice_array context;    ///< param [tokens, inner_dim]
   slice_array log_sum_exp;  ///< float [tokens, n_heads]
 };
 
 struct feed_forward_slices {
   slice_array inverse_rms;  ///< float [tokens]
-  slice_array hidden;       ///< param [tokens, d_ff] (relu, after dropout) or [tokens, 2 * d_ff] (gated, before gelu)
+  slice_array
+      hidden;  ///< param [tokens, d_ff] (relu, after dropout) or [tokens, 2 * d_ff] (gated, before gelu)
 };
 
 struct activation_plan {
-  slice_array encoder_stream;  ///< float [source_tokens, d_model]: before each sublayer, and the last one's output
+  slice_array
+      encoder_stream;  ///< float [source_tokens, d_model]: before each sublayer, and the last one's output
   attention_slices encoder_attention;
   feed_forward_slices encoder_feed_forward;
   slice encoder_final_inverse_rms;  ///< float [source_tokens]
@@ -60,14 +63,14 @@ struct activation_plan {
   // Alive within the head, which runs on chunks of target tokens.
   index_t head_chunk = 0;  ///< target tokens at a time
   slice logits;            ///< float [head_chunk, vocab_size]
-  slice grad_logits;       ///< param [head_chunk, vocab_size]; empty in fp32, where logits become their gradient
-  slice row_loss;          ///< double [target_tokens, 2]
+  slice grad_logits;  ///< param [head_chunk, vocab_size]; empty in fp32, where logits become their gradient
+  slice row_loss;     ///< double [target_tokens, 2]
 
   index_t bytes = 0;  ///< of all of the above
 };
 
-/// Tokens whose logits exist at a time: enough for the matmul to be bound by arithmetic, not by reading the head's
-/// weights again for each chunk.
+/// Tokens whose logits exist at a time: enough for the matmul to be bound by arithmetic, not by reading the
+/// head's weights again for each chunk.
 inline constexpr index_t head_chunk_tokens = 256;
 
 /// Lays the activations out. `param_bytes`: of one stored element (4 or 2).

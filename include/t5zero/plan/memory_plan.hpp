@@ -10,17 +10,17 @@
 #include <t5zero/plan/activation_plan.hpp>
 #include <t5zero/plan/batch_shape.hpp>
 #include <t5zero/plan/parameter_table.hpp>
-#include <t5zero/tensor/slice.hpp>
 #include <t5zero/policy/model_size.hpp>
 #include <t5zero/policy/precision.hpp>
+#include <t5zero/tensor/slice.hpp>
 
 namespace t5zero {
 
 /// What the plan depends on beside the model and the batch.
 struct plan_options {
-  int threads = 1;  ///< of the CPU backend: each has packing buffers
+  int threads = 1;                         ///< of the CPU backend: each has packing buffers
   bool accumulates_micro_batches = false;  ///< gradients are then fp32 in every precision
-  bool trains = true;  ///< false: evaluation only, weights and activations
+  bool trains = true;                      ///< false: evaluation only, weights and activations
 };
 
 /// One line of the printed table.
@@ -31,14 +31,14 @@ struct plan_line {
 
 /// Slices of the one arena of a rank, and their sum.
 struct memory_plan {
-  slice weights;               ///< param [parameters]
-  slice master_weights;        ///< float [parameters]; empty where weights are fp32
-  slice first_moments;         ///< float [parameters]
-  slice second_moments;        ///< float [parameters]
-  slice gradients;             ///< grad_type (or float) [parameters]
-  slice tied_gradient_sums;    ///< float: 16-bit gradients with several contributions are summed in fp32
+  slice weights;             ///< param [parameters]
+  slice master_weights;      ///< float [parameters]; empty where weights are fp32
+  slice first_moments;       ///< float [parameters]
+  slice second_moments;      ///< float [parameters]
+  slice gradients;           ///< grad_type (or float) [parameters]
+  slice tied_gradient_sums;  ///< float: 16-bit gradients with several contributions are summed in fp32
   activation_plan activations;
-  slice workspace;             ///< packing buffers and partial sums of the backend
+  slice workspace;  ///< packing buffers and partial sums of the backend
   index_t total_bytes = 0;
   dtype gradient_type = dtype::f32;
 
@@ -69,8 +69,9 @@ struct memory_plan {
   return count;
 }
 
-/// Plans one rank at world size 1, where no ZeRO stage holds less than the whole: the ZeRO policy does not appear.
-/// Backend::template workspace_bytes<Precision>(shape, batch, threads) says what its operations borrow.
+/// Plans one rank at world size 1, where no ZeRO stage holds less than the whole: the ZeRO policy does not
+/// appear. Backend::template workspace_bytes<Precision>(shape, batch, threads) says what its operations
+/// borrow.
 template <class Backend, precision_policy Precision>
 [[nodiscard]] constexpr memory_plan plan_memory(const model_shape& shape, const batch_shape& batch,
                                                 const plan_options& options = {}) {

@@ -1,10 +1,10 @@
-// The one list of a T5's parameters. Counting, loading, initialising, partitioning, checkpoints and tests read it;
-// there is no second list and no hand-written index.
+// The one list of a T5's parameters. Counting, loading, initialising, partitioning, checkpoints and tests
+// read it; there is no second list and no hand-written index.
 //
-// All parameters of a rank stand in one flat buffer, in the order of this table. Two groups are placed so that one
-// matmul can use them together: q, k, v of a self-attention, and the cross-attention k, v of all decoder layers.
-// Names and shapes are those of Hugging Face's T5 checkpoints; initialisation is that of the original Mesh TensorFlow
-// code as kept in transformers' T5PreTrainedModel._init_weights.
+// All parameters of a rank stand in one flat buffer, in the order of this table. Two groups are placed so
+// that one matmul can use them together: q, k, v of a self-attention, and the cross-attention k, v of all
+// decoder layers. Names and shapes are those of Hugging Face's T5 checkpoints; initialisation is that of the
+// original Mesh TensorFlow code as kept in transformers' T5PreTrainedModel._init_weights.
 #pragma once
 
 #include <cmath>
@@ -88,7 +88,8 @@ constexpr void for_each_parameter(const model_shape& shape, F&& f) {
   const index_t d = shape.d_model;
   const index_t inner = shape.inner_dim();
   const double std_d = detail::inverse_sqrt(d);
-  const double std_q = detail::inverse_sqrt(d * shape.d_kv);  // carries the 1/sqrt(d_kv) that T5's scores leave out
+  const double std_q =
+      detail::inverse_sqrt(d * shape.d_kv);  // carries the 1/sqrt(d_kv) that T5's scores leave out
   const double std_o = detail::inverse_sqrt(inner);
   const double std_wo = detail::inverse_sqrt(shape.d_ff);
   index_t offset = 0;

@@ -17,8 +17,8 @@ enum class feed_forward_kind : std::uint8_t {
   gated_gelu  ///< wo(gelu_new(wi_0 x) * (wi_1 x)); gelu_new is the tanh form
 };
 
-/// All dimensions of a T5. A policy holds the published ones; the vocabulary, tying and output scaling of a run come
-/// from config.json, an own tokenizer, or the checkpoint, and change no code.
+/// All dimensions of a T5. A policy holds the published ones; the vocabulary, tying and output scaling of a
+/// run come from config.json, an own tokenizer, or the checkpoint, and change no code.
 struct model_shape {
   index_t d_model = 0;
   index_t d_kv = 0;  ///< per head; n_heads * d_kv is not d_model in general
@@ -44,7 +44,8 @@ struct model_shape {
 
 namespace detail {
 
-constexpr model_shape t5_v1_0(index_t d_model, index_t d_kv, index_t d_ff, index_t n_layers, index_t n_heads) {
+constexpr model_shape t5_v1_0(index_t d_model, index_t d_kv, index_t d_ff, index_t n_layers,
+                              index_t n_heads) {
   return {.d_model = d_model,
           .d_kv = d_kv,
           .d_ff = d_ff,
@@ -53,7 +54,8 @@ constexpr model_shape t5_v1_0(index_t d_model, index_t d_kv, index_t d_ff, index
           .n_decoder_layers = n_layers};
 }
 
-constexpr model_shape t5_v1_1(index_t d_model, index_t d_kv, index_t d_ff, index_t n_layers, index_t n_heads) {
+constexpr model_shape t5_v1_1(index_t d_model, index_t d_kv, index_t d_ff, index_t n_layers,
+                              index_t n_heads) {
   return {.d_model = d_model,
           .d_kv = d_kv,
           .d_ff = d_ff,
@@ -119,9 +121,9 @@ concept has_a_shape = requires {
   { M::name } -> std::convertible_to<std::string_view>;
 };
 template <class M>
-concept shape_is_positive = M::shape.d_model > 0 && M::shape.d_kv > 0 && M::shape.d_ff > 0 &&
-                            M::shape.n_heads > 0 && M::shape.n_encoder_layers > 0 &&
-                            M::shape.n_decoder_layers > 0 && M::shape.vocab_size > 0;
+concept shape_is_positive =
+    M::shape.d_model > 0 && M::shape.d_kv > 0 && M::shape.d_ff > 0 && M::shape.n_heads > 0 &&
+    M::shape.n_encoder_layers > 0 && M::shape.n_decoder_layers > 0 && M::shape.vocab_size > 0;
 /// Kernels move 16 bytes at a time: eight 16-bit elements.
 template <class M>
 concept shape_is_aligned = M::shape.d_model % 8 == 0 && M::shape.d_kv % 8 == 0 && M::shape.d_ff % 8 == 0;

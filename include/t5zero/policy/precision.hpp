@@ -56,7 +56,7 @@ using all_precisions = type_list<fp32, tf32, fp16, bf16>;
 // One idea each, so that a compiler names the missing piece.
 template <class P>
 concept names_its_types = element<typename P::param_type> && element<typename P::compute_type> &&
-                          element<typename P::accum_type> && element<typename P::grad_type>;
+    element<typename P::accum_type> && element<typename P::grad_type>;
 template <class P>
 concept accumulates_in_fp32 = std::same_as<typename P::accum_type, float>;
 template <class P>
@@ -74,7 +74,7 @@ concept keeps_masters_for_16_bit_weights =
 /// A type that may stand third in run<Model, Zero, Precision, Backend>.
 template <class P>
 concept precision_policy = names_its_types<P> && accumulates_in_fp32<P> && says_what_it_needs<P> &&
-                           keeps_masters_for_16_bit_weights<P>;
+    keeps_masters_for_16_bit_weights<P>;
 
 static_assert(precision_policy<fp32> && precision_policy<tf32> && precision_policy<fp16> &&
               precision_policy<bf16>);

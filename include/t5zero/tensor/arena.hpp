@@ -9,8 +9,8 @@
 
 namespace t5zero {
 
-/// Owns `bytes` of a memory space. Memory has `static std::byte* allocate(index_t)` (zeroed, aligned to a page; throws
-/// capacity_error) and `static void release(std::byte*, index_t) noexcept`.
+/// Owns `bytes` of a memory space. Memory has `static std::byte* allocate(index_t)` (zeroed, aligned to a
+/// page; throws capacity_error) and `static void release(std::byte*, index_t) noexcept`.
 template <class Memory>
 class arena {
  public:

@@ -1,5 +1,6 @@
-// Slices of an arena: offsets handed out at planning time, pointers only later. The same constexpr code that counts
-// bytes for a static_assert or for --plan places the buffers of a run, so planned and allocated bytes are one number.
+// Slices of an arena: offsets handed out at planning time, pointers only later. The same constexpr code that
+// counts bytes for a static_assert or for --plan places the buffers of a run, so planned and allocated bytes
+// are one number.
 #pragma once
 
 #include <t5zero/core/config.hpp>
@@ -27,8 +28,8 @@ struct slice_array {
   }
 };
 
-/// Hands out slices from 0 on. `rewind` gives a region back, so that buffers which are never alive together share
-/// bytes; `high_water` is what the arena needs.
+/// Hands out slices from 0 on. `rewind` gives a region back, so that buffers which are never alive together
+/// share bytes; `high_water` is what the arena needs.
 class slice_builder {
  public:
   constexpr slice take(index_t bytes) {

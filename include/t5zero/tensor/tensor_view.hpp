@@ -1,5 +1,5 @@
-// Non-owning views of tensors: a pointer and extents. Row-major; a matrix may have a row stride larger than its
-// width, so that q, k and v can be columns of one buffer.
+// Non-owning views of tensors: a pointer and extents. Row-major; a matrix may have a row stride larger than
+// its width, so that q, k and v can be columns of one buffer.
 #pragma once
 
 #include <type_traits>
@@ -22,8 +22,7 @@ struct vector_view {
   T5ZERO_HOST_DEVICE constexpr T* end() const { return data + size; }
   /// A view of mutable elements may be read through.
   T5ZERO_HOST_DEVICE constexpr operator vector_view<const T>() const  // NOLINT(google-explicit-constructor)
-    requires(!std::is_const_v<T>)
-  {
+      requires(!std::is_const_v<T>) {
     return {data, size};
   }
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr vector_view subview(index_t first, index_t count) const {
@@ -60,8 +59,7 @@ struct matrix_view {
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr index_t size() const { return rows * cols; }
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr bool contiguous() const { return stride == cols || rows <= 1; }
   T5ZERO_HOST_DEVICE constexpr operator matrix_view<const T>() const  // NOLINT(google-explicit-constructor)
-    requires(!std::is_const_v<T>)
-  {
+      requires(!std::is_const_v<T>) {
     return {data, rows, cols, stride};
   }
 };
@@ -69,8 +67,8 @@ struct matrix_view {
 /// What writing a gradient does to what is there already.
 enum class gradient_mode : std::uint8_t { overwrite, accumulate };
 
-/// Where the gradient of one matrix (or, with rows == 1, vector) goes: contiguous, element type known at run time
-/// because it depends on an option (with accumulation over micro-batches it is fp32 in every precision).
+/// Where the gradient of one matrix (or, with rows == 1, vector) goes: contiguous, element type known at run
+/// time because it depends on an option (with accumulation over micro-batches it is fp32 in every precision).
 struct gradient_view {
   void* data = nullptr;
   dtype type = dtype::f32;
@@ -80,7 +78,8 @@ struct gradient_view {
 
   template <element T>
   [[nodiscard]] matrix_view<T> as() const {
-    require(type == dtype_of<T>, "gradient_view::as: asked for an element type that the gradient does not have");
+    require(type == dtype_of<T>,
+            "gradient_view::as: asked for an element type that the gradient does not have");
     return {static_cast<T*>(data), rows, cols};
   }
 };

@@ -30,17 +30,18 @@ namespace t5zero {
 [[nodiscard]] inline std::string human_bytes(index_t bytes) {
   char text[64];
   const double mib = static_cast<double>(bytes) / 1048576.0;
-  std::snprintf(text, sizeof(text), mib < 1024.0 ? "%.1f MiB" : "%.2f GiB", mib < 1024.0 ? mib : mib / 1024.0);
+  std::snprintf(text, sizeof(text), mib < 1024.0 ? "%.1f MiB" : "%.2f GiB",
+                mib < 1024.0 ? mib : mib / 1024.0);
   return text;
 }
 
 /// The table of --plan.
-[[nodiscard]] inline std::string plan_table(const std::string& run, const batch_shape& batch, index_t parameters,
-                                            const memory_plan& plan) {
+[[nodiscard]] inline std::string plan_table(const std::string& run, const batch_shape& batch,
+                                            index_t parameters, const memory_plan& plan) {
   std::string text = "Memory plan of " + run + "\n  parameters: " + with_thousands(parameters) +
                      "\n  largest batch: " + std::to_string(batch.batch) + " sequences, " +
-                     with_thousands(batch.source_tokens) + " source and " + with_thousands(batch.target_tokens) +
-                     " target tokens\n";
+                     with_thousands(batch.source_tokens) + " source and " +
+                     with_thousands(batch.target_tokens) + " target tokens\n";
   for (const plan_line& line : plan.lines()) {
     char row[128];
     std::snprintf(row, sizeof(row), "  %-32s %18s bytes  %11s\n", std::string(line.name).c_str(),
@@ -101,13 +102,15 @@ class metrics {
     char text[64];
     if (key.size() >= 8 && key.compare(key.size() - 8, 8, "_runtime") == 0) {
       const auto hundredths = static_cast<index_t>(value.first * 100.0);
-      std::snprintf(text, sizeof(text), "%lld:%02lld:%02lld.%02lld", static_cast<long long>(hundredths / 360000),
-                    static_cast<long long>(hundredths / 6000 % 60), static_cast<long long>(hundredths / 100 % 60),
-                    static_cast<long long>(hundredths % 100));
+      std::snprintf(text, sizeof(text), "%lld:%02lld:%02lld.%02lld",
+                    static_cast<long long>(hundredths / 360000),
+                    static_cast<long long>(hundredths / 6000 % 60),
+                    static_cast<long long>(hundredths / 100 % 60), static_cast<long long>(hundredths % 100));
       return text;
     }
     if (key == "total_flos") return std::to_string(static_cast<index_t>(value.first / 1073741824.0)) + "GF";
-    return value.second ? std::to_string(static_cast<index_t>(value.first)) : python_repr(python_round(value.first, 4));
+    return value.second ? std::to_string(static_cast<index_t>(value.first))
+                        : python_repr(python_round(value.first, 4));
   }
 
   std::map<std::string, entry> values_;

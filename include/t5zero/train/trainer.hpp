@@ -1,5 +1,5 @@
-// The training step: micro-batches in, updated weights out. All memory is planned; after construction nothing is
-// allocated.
+// The training step: micro-batches in, updated weights out. All memory is planned; after construction nothing
+// is allocated.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ struct trainer_options {
   loss_scaler_options scaler;  ///< fp16 only
   float label_smoothing = 0.0F;
   float dropout_rate = 0.1F;
-  std::uint32_t seed = 42;  ///< of dropout
+  std::uint32_t seed = 42;            ///< of dropout
   index_t gradient_accumulation = 1;  ///< micro-batches of an update
   int threads = 1;
   bool trains = true;  ///< false: no gradients, no optimizer state; only `evaluate` may be called
@@ -51,8 +51,8 @@ class trainer {
   using operations = typename Run::operations;
   using sharding = zero::sharding<typename Run::zero, typename Run::communicator, element_type>;
 
-  /// Allocates everything. `largest`: bounds every batch that will come. Weights are undefined until `initialize` or
-  /// `load`. Throws capacity_error if the memory is not to be had.
+  /// Allocates everything. `largest`: bounds every batch that will come. Weights are undefined until
+  /// `initialize` or `load`. Throws capacity_error if the memory is not to be had.
   trainer(const model_shape& shape, const batch_shape& largest, const trainer_options& options)
       : shape_(shape),
         options_(options),
@@ -102,7 +102,8 @@ class trainer {
         narrow.resize(static_cast<std::size_t>(row.count()));
         fill(row, narrow.data());
         element_type* to = weights() + row.offset;
-        for (index_t i = 0; i < row.count(); ++i) to[i] = static_cast<element_type>(narrow[static_cast<std::size_t>(i)]);
+        for (index_t i = 0; i < row.count(); ++i)
+          to[i] = static_cast<element_type>(narrow[static_cast<std::size_t>(i)]);
       }
     }
     if (wide_weights() != nullptr) publish_weights();
@@ -129,8 +130,8 @@ class trainer {
     });
   }
 
-  /// Forward and backward of one micro-batch; returns its loss (mean over its labels that count). `loss_divisor`: the
-  /// micro-batches whose losses are averaged, usually options.gradient_accumulation.
+  /// Forward and backward of one micro-batch; returns its loss (mean over its labels that count).
+  /// `loss_divisor`: the micro-batches whose losses are averaged, usually options.gradient_accumulation.
   double train_micro_batch(const batch_view& batch, index_t loss_divisor) {
     require(options_.trains, "trainer: built for evaluation only (trainer_options::trains is false)");
     require(options_.gradient_accumulation > 1 || micro_batches_ == 0,
@@ -152,14 +153,14 @@ class trainer {
     return train_micro_batch(batch, options_.gradient_accumulation);
   }
 
-  /// Clips, steps AdamW, publishes the weights, forgets the gradients. Throws numeric_error if fp16's loss scale
-  /// cannot be lowered any further.
+  /// Clips, steps AdamW, publishes the weights, forgets the gradients. Throws numeric_error if fp16's loss
+  /// scale cannot be lowered any further.
   update_result update(double learning_rate) {
     require(micro_batches_ > 0, "trainer: update() needs at least one micro-batch");
     micro_batches_ = 0;
     const double scale = loss_scale();
-    const double squares = operations::sum_of_squares(execution_, gradients(), plan_.gradient_type,
-                                                      parameter_count(shape_));
+    const double squares =
+        operations::sum_of_squares(execution_, gradients(), plan_.gradient_type, parameter_count(shape_));
     update_result result;
     result.grad_norm = std::sqrt(squares) / scale;
     result.skipped = Run::precision::has_master_weights && !std::isfinite(squares);
@@ -171,8 +172,8 @@ class trainer {
     const float decay = params.weight_decay;
     for (const decay_range& range : decay_ranges_) {
       params.weight_decay = range.decays ? decay : 0.0F;
-      operations::adamw(execution_, params, wide_weights() + range.range.first, first_moments() + range.range.first,
-                        second_moments() + range.range.first,
+      operations::adamw(execution_, params, wide_weights() + range.range.first,
+                        first_moments() + range.range.first, second_moments() + range.range.first,
                         gradients() + range.range.first * byte_size(plan_.gradient_type), plan_.gradient_type,
                         Run::precision::has_master_weights ? weights() + range.range.first : nullptr,
                         range.range.count);
@@ -205,10 +206,13 @@ class trainer {
   };
 
   [[nodiscard]] element_type* weights() const { return arena_.template at<element_type>(plan_.weights); }
-  /// The fp32 weights that the optimizer steps: masters, or the weights themselves; null in a 16-bit evaluation.
+  /// The fp32 weights that the optimizer steps: masters, or the weights themselves; null in a 16-bit
+  /// evaluation.
   [[nodiscard]] float* wide_weights() const {
-    if constexpr (Run::precision::has_master_weights) return arena_.template at<float>(plan_.master_weights);
-    else return weights();
+    if constexpr (Run::precision::has_master_weights)
+      return arena_.template at<float>(plan_.master_weights);
+    else
+      return weights();
   }
   [[nodiscard]] float* first_moments() const { return arena_.template at<float>(plan_.first_moments); }
   [[nodiscard]] float* second_moments() const { return arena_.template at<float>(plan_.second_moments); }

@@ -15,9 +15,9 @@
 
 namespace t5zero::zero {
 
-/// Gradients of all parameters in one flat buffer of element type `type`. A gradient with several contributions is
-/// summed in fp32 beside a 16-bit buffer and rounded once, when it is complete. With several micro-batches to an
-/// update the buffer is fp32 and later micro-batches add to it.
+/// Gradients of all parameters in one flat buffer of element type `type`. A gradient with several
+/// contributions is summed in fp32 beside a 16-bit buffer and rounded once, when it is complete. With several
+/// micro-batches to an update the buffer is fp32 and later micro-batches add to it.
 class local_gradients {
  public:
   /// data: [parameter_count] elements of `type`; sums: as plan_memory planned, unused if type is fp32.
@@ -44,9 +44,11 @@ class local_gradients {
     if (shared_gradient* shared = find(range)) {
       const bool adds = shared->contributed || (accumulates_ && shared->sum == nullptr);
       shared->contributed = true;
-      return {sum_of(*shared), dtype::f32, adds ? gradient_mode::accumulate : gradient_mode::overwrite, rows, cols};
+      return {sum_of(*shared), dtype::f32, adds ? gradient_mode::accumulate : gradient_mode::overwrite, rows,
+              cols};
     }
-    return {at(range), type_, accumulates_ ? gradient_mode::accumulate : gradient_mode::overwrite, rows, cols};
+    return {at(range), type_, accumulates_ ? gradient_mode::accumulate : gradient_mode::overwrite, rows,
+            cols};
   }
 
   [[nodiscard]] matrix_view<float> accumulator(parameter_range range, index_t rows, index_t cols) {

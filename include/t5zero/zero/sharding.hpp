@@ -13,9 +13,10 @@ namespace t5zero::zero {
 /// A rank that is alone holds everything, whatever the stage: sharding among one is the identity.
 template <zero_policy Zero, comm::communicator Communicator, element T>
 struct sharding {
-  static_assert(Communicator::is_alone || !Zero::shards_optimizer,
-                "ZeRO stages 1 to 3 over several ranks need sharded sources and sinks, which this communicator has no "
-                "types for: run one rank (comm::self), or choose zero_0");
+  static_assert(
+      Communicator::is_alone || !Zero::shards_optimizer,
+      "ZeRO stages 1 to 3 over several ranks need sharded sources and sinks, which this communicator has no "
+      "types for: run one rank (comm::self), or choose zero_0");
   using parameter_source = resident_source<T>;
   using gradient_sink = local_gradients;
 };

@@ -15,9 +15,7 @@ struct harness {
       : pool(threads),
         workspace(static_cast<std::size_t>(cpu::matmul_workspace_bytes(threads)) + 64),
         stream(pool, aligned(workspace.data()), cpu::matmul_workspace_bytes(threads)) {}
-  static std::byte* aligned(std::byte* p) {
-    return p + (64 - reinterpret_cast<std::uintptr_t>(p) % 64) % 64;
-  }
+  static std::byte* aligned(std::byte* p) { return p + (64 - reinterpret_cast<std::uintptr_t>(p) % 64) % 64; }
   cpu::thread_pool pool;
   std::vector<std::byte> workspace;
   cpu::execution stream;
@@ -34,8 +32,8 @@ std::vector<T> random_values(index_t count, unsigned seed) {
 
 /// Largest |c - reference| / (sum of |products|), over all elements.
 template <class A, class B, class C>
-double worst_error(harness& h, transpose ta, transpose tb, index_t m, index_t n, index_t k, gradient_mode mode,
-                   std::vector<C>* out = nullptr) {
+double worst_error(harness& h, transpose ta, transpose tb, index_t m, index_t n, index_t k,
+                   gradient_mode mode, std::vector<C>* out = nullptr) {
   const index_t a_rows = ta == transpose::no ? m : k;
   const index_t a_cols = ta == transpose::no ? k : m;
   const index_t b_rows = tb == transpose::no ? k : n;
@@ -82,7 +80,9 @@ TEMPLATE_TEST_CASE("matmul agrees with a double product", "", (std::tuple<float,
   using b_type = std::tuple_element_t<1, TestType>;
   using c_type = std::tuple_element_t<2, TestType>;
   harness h(2);
-  const double tolerance = std::is_same_v<c_type, float> ? 1e-6 : std::is_same_v<c_type, float16> ? 1e-3 : 8e-3;
+  const double tolerance = std::is_same_v<c_type, float>     ? 1e-6
+                           : std::is_same_v<c_type, float16> ? 1e-3
+                                                             : 8e-3;
   const index_t sizes[][3] = {{1, 1, 1},    {1, 33, 7},     {11, 31, 16},   {12, 32, 384}, {13, 65, 385},
                               {25, 64, 15}, {61, 130, 800}, {1000, 20, 33}, {5, 7, 0}};
   for (const auto& size : sizes) {
@@ -101,12 +101,12 @@ TEST_CASE("matmul gives the same bits with any number of threads") {
   std::vector<float> expected;
   std::vector<float> result;
   harness one(1);
-  worst_error<float, float, float>(one, transpose::no, transpose::yes, 77, 211, 1000, gradient_mode::overwrite,
-                                   &expected);
+  worst_error<float, float, float>(one, transpose::no, transpose::yes, 77, 211, 1000,
+                                   gradient_mode::overwrite, &expected);
   for (const int threads : {2, 3, 5}) {
     harness many(threads);
-    worst_error<float, float, float>(many, transpose::no, transpose::yes, 77, 211, 1000, gradient_mode::overwrite,
-                                     &result);
+    worst_error<float, float, float>(many, transpose::no, transpose::yes, 77, 211, 1000,
+                                     gradient_mode::overwrite, &result);
     CHECK(result == expected);
   }
 }

@@ -17,8 +17,8 @@ inline constexpr float sqrt_2_over_pi = 0.7978845608028654F;
 
 /// multipliers of a chunk, or ones where dropout is off: body(first, count, multipliers).
 template <class Body>
-void for_each_activation_chunk(const dropout_site& site, const ragged_view& tokens, index_t t, index_t features,
-                               const Body& body) {
+void for_each_activation_chunk(const dropout_site& site, const ragged_view& tokens, index_t t,
+                               index_t features, const Body& body) {
   if (site.active()) {
     for_each_dropout_chunk(site, tokens.rows[t], tokens.positions[t], features, body);
     return;
@@ -63,11 +63,12 @@ void relu_dropout_forward(execution& execution, matrix_view<T> hidden, const dro
   });
 }
 
-/// grad_hidden = activated > 0 ? grad_activated / (1 - rate) : 0: an activation is positive exactly where relu passed
-/// it and dropout kept it, so no mask is needed again.
+/// grad_hidden = activated > 0 ? grad_activated / (1 - rate) : 0: an activation is positive exactly where
+/// relu passed it and dropout kept it, so no mask is needed again.
 template <element T>
-void relu_dropout_backward(execution& execution, matrix_view<const T> grad_activated, matrix_view<const T> activated,
-                           const dropout_site& site, matrix_view<T> grad_hidden) {
+void relu_dropout_backward(execution& execution, matrix_view<const T> grad_activated,
+                           matrix_view<const T> activated, const dropout_site& site,
+                           matrix_view<T> grad_hidden) {
   const float scale = site.active() ? site.scale() : 1.0F;
   for_each_row(execution, activated.rows, [&](index_t t) {
     const T* gradient = grad_activated.row(t).data;
@@ -79,7 +80,8 @@ void relu_dropout_backward(execution& execution, matrix_view<const T> grad_activ
       store(to + i, passed);
     }
     for (; i < activated.cols; ++i) {
-      to[i] = static_cast<T>(static_cast<float>(value[i]) > 0.0F ? static_cast<float>(gradient[i]) * scale : 0.0F);
+      to[i] = static_cast<T>(static_cast<float>(value[i]) > 0.0F ? static_cast<float>(gradient[i]) * scale
+                                                                 : 0.0F);
     }
   });
 }
@@ -93,27 +95,27 @@ void gated_gelu_dropout_forward(execution& execution, matrix_view<const T> hidde
     const T* gate_row = hidden.row(t).data;
     const T* linear_row = gate_row + d_ff;
     T* to = out.row(t).data;
-    detail::for_each_activation_chunk(
-        site, tokens, t, d_ff, [&](index_t first, index_t count, const float* multipliers) {
-          alignas(64) float gate[dropout_chunk] = {};
-          alignas(64) float tanh[dropout_chunk];
-          alignas(64) float linear[dropout_chunk];
-          convert_range(gate_row + first, gate, count);
-          convert_range(linear_row + first, linear, count);
-          detail::gelu_tanh(gate, tanh);
-          for (index_t i = 0; i < count; ++i) {
-            linear[i] *= 0.5F * gate[i] * (1.0F + tanh[i]) * multipliers[i];
-          }
-          convert_range(linear, to + first, count);
-        });
+    detail::for_each_activation_chunk(site, tokens, t, d_ff,
+                                      [&](index_t first, index_t count, const float* multipliers) {
+                                        alignas(64) float gate[dropout_chunk] = {};
+                                        alignas(64) float tanh[dropout_chunk];
+                                        alignas(64) float linear[dropout_chunk];
+                                        convert_range(gate_row + first, gate, count);
+                                        convert_range(linear_row + first, linear, count);
+                                        detail::gelu_tanh(gate, tanh);
+                                        for (index_t i = 0; i < count; ++i) {
+                                          linear[i] *= 0.5F * gate[i] * (1.0F + tanh[i]) * multipliers[i];
+                                        }
+                                        convert_range(linear, to + first, count);
+                                      });
   });
 }
 
 /// grad_hidden [tokens, 2 * d_ff] from grad_activated [tokens, d_ff].
 template <element T>
 void gated_gelu_dropout_backward(execution& execution, matrix_view<const T> grad_activated,
-                                 matrix_view<const T> hidden, const dropout_site& site, const ragged_view& tokens,
-                                 matrix_view<T> grad_hidden) {
+                                 matrix_view<const T> hidden, const dropout_site& site,
+                                 const ragged_view& tokens, matrix_view<T> grad_hidden) {
   const index_t d_ff = grad_activated.cols;
   for_each_row(execution, hidden.rows, [&](index_t t) {
     const T* gradient_row = grad_activated.row(t).data;

@@ -56,11 +56,11 @@ double sum_of_squares(execution& execution, const T* gradient, index_t count) {
   return sum;
 }
 
-/// One AdamW update of `count` parameters, in PyTorch's order: decay, moments, step. `weights`: 16-bit copies that are
-/// written back, or null.
+/// One AdamW update of `count` parameters, in PyTorch's order: decay, moments, step. `weights`: 16-bit copies
+/// that are written back, or null.
 template <element G, element W>
-void adamw(execution& execution, const adamw_params& p, float* master, float* first, float* second, const G* gradient,
-           W* weights, index_t count) {
+void adamw(execution& execution, const adamw_params& p, float* master, float* first, float* second,
+           const G* gradient, W* weights, index_t count) {
   const float keep = 1.0F - p.learning_rate * p.weight_decay;
   const float step = p.learning_rate / p.bias_correction1;
   const float inverse_correction2 = 1.0F / p.bias_correction2_sqrt;
@@ -78,7 +78,8 @@ void adamw(execution& execution, const adamw_params& p, float* master, float* fi
       if (n == vector_width) {
         const auto [m, v, w] = update(load(gradient + i), load(first + i), load(second + i), load(master + i),
                                       [](float_vector value) {
-                                        for (index_t j = 0; j < vector_width; ++j) value[j] = std::sqrt(value[j]);
+                                        for (index_t j = 0; j < vector_width; ++j)
+                                          value[j] = std::sqrt(value[j]);
                                         return value;
                                       });
         store(first + i, m);

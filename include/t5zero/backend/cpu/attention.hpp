@@ -1,6 +1,6 @@
-// T5's attention on the CPU, forward and backward. One task is one (sequence, head); within it, queries go in blocks,
-// so scratch grows with the length of the keys, not with its square. Probabilities are not saved: backward computes
-// them again from the saved log-sum-exp (Dao et al. 2022, "FlashAttention", for the idea).
+// T5's attention on the CPU, forward and backward. One task is one (sequence, head); within it, queries go in
+// blocks, so scratch grows with the length of the keys, not with its square. Probabilities are not saved:
+// backward computes them again from the saved log-sum-exp (Dao et al. 2022, "FlashAttention", for the idea).
 #pragma once
 
 #include <algorithm>
@@ -29,18 +29,20 @@ inline constexpr index_t serial_scratch_floats =
     query_block * block_depth + packed_b_floats + query_block * block_cols;
 
 template <element A, element B>
-void serial_matmul(transpose transpose_a, matrix_view<const A> a, transpose transpose_b, matrix_view<const B> b,
-                   matrix_view<float> c, bool accumulate, const serial_scratch& scratch) {
+void serial_matmul(transpose transpose_a, matrix_view<const A> a, transpose transpose_b,
+                   matrix_view<const B> b, matrix_view<float> c, bool accumulate,
+                   const serial_scratch& scratch) {
   const index_t depth = transpose_a == transpose::no ? a.cols : a.rows;
   const matmul_problem<A, B, float> problem{transpose_a, a, transpose_b, b, c, 1.0F, depth};
   for (index_t row = 0; row < c.rows; row += query_block) {
     const index_t rows = std::min(query_block, c.rows - row);
     for (index_t k = 0; k < depth; k += block_depth) {
       const index_t kc = std::min(block_depth, depth - k);
-      for (index_t i = 0; i < rows; i += tile_rows) pack_a_sliver(problem, row + i, k, kc, scratch.packed_a + i * kc);
+      for (index_t i = 0; i < rows; i += tile_rows)
+        pack_a_sliver(problem, row + i, k, kc, scratch.packed_a + i * kc);
       for (index_t col = 0; col < c.cols; col += block_cols) {
-        multiply_block(problem, scratch.packed_a, row, rows, k, kc, col, accumulate || k > 0, scratch.packed_b,
-                       scratch.tile);
+        multiply_block(problem, scratch.packed_a, row, rows, k, kc, col, accumulate || k > 0,
+                       scratch.packed_b, scratch.tile);
       }
     }
   }
@@ -49,14 +51,16 @@ void serial_matmul(transpose transpose_a, matrix_view<const A> a, transpose tran
 /// Floats that one thread needs for keys of at most max_keys tokens and queries of at most max_queries.
 constexpr index_t attention_thread_floats(index_t max_queries, index_t max_keys, index_t d_kv) {
   const index_t bias = max_queries + max_keys;
-  return round_up(
-      serial_scratch_floats + 2 * query_block * max_keys + query_block * d_kv + 2 * max_keys * d_kv + 2 * bias, 16);
+  return round_up(serial_scratch_floats + 2 * query_block * max_keys + query_block * d_kv +
+                      2 * max_keys * d_kv + 2 * bias,
+                  16);
 }
 
 /// The scratch of one thread, cut up.
 struct attention_scratch {
   attention_scratch(float* memory, index_t max_queries, index_t max_keys, index_t d_kv)
-      : serial{memory, memory + query_block * block_depth, memory + query_block * block_depth + packed_b_floats},
+      : serial{memory, memory + query_block * block_depth,
+               memory + query_block * block_depth + packed_b_floats},
         scores(memory + serial_scratch_floats),
         grad_scores(scores + query_block * max_keys),
         rows(grad_scores + query_block * max_keys),
@@ -137,19 +141,23 @@ struct attention_head {
 }  // namespace detail
 
 /// Bytes that both directions borrow.
-[[nodiscard]] constexpr index_t attention_workspace_bytes(index_t batch, index_t max_queries, index_t max_keys,
-                                                          index_t n_heads, index_t d_kv, index_t n_buckets,
-                                                          int threads) {
-  return (threads * detail::attention_thread_floats(max_queries, max_keys, d_kv) + batch * n_heads * n_buckets) * 4;
+[[nodiscard]] constexpr index_t attention_workspace_bytes(index_t batch, index_t max_queries,
+                                                          index_t max_keys, index_t n_heads, index_t d_kv,
+                                                          index_t n_buckets, int threads) {
+  return (threads * detail::attention_thread_floats(max_queries, max_keys, d_kv) +
+          batch * n_heads * n_buckets) *
+         4;
 }
 
-/// context [query tokens, n_heads * d_kv] = dropout(softmax(q k^T + bias)) v; log_sum_exp [query tokens, n_heads].
+/// context [query tokens, n_heads * d_kv] = dropout(softmax(q k^T + bias)) v; log_sum_exp [query tokens,
+/// n_heads].
 template <element T>
 void attention_forward(execution& execution, const attention_inputs<T>& inputs, matrix_view<T> context,
                        matrix_view<float> log_sum_exp) {
   const index_t thread_floats =
       detail::attention_thread_floats(inputs.queries.max_length, inputs.keys.max_length, inputs.d_kv);
-  auto* memory = reinterpret_cast<float*>(execution.workspace(execution.threads().size() * thread_floats * 4));
+  auto* memory =
+      reinterpret_cast<float*>(execution.workspace(execution.threads().size() * thread_floats * 4));
   execution.threads().run(inputs.queries.batch * inputs.n_heads, [&](index_t task) {
     const detail::attention_head<T> head(inputs, task / inputs.n_heads, task % inputs.n_heads);
     const detail::attention_scratch scratch(memory + thread_pool::current_thread() * thread_floats,
@@ -169,17 +177,17 @@ void attention_forward(execution& execution, const attention_inputs<T>& inputs, 
         std::fill(row + visible, row + head.n_keys, 0.0F);
       }
       const matrix_view<float> out(scratch.rows, rows, inputs.d_kv);
-      detail::serial_matmul<float, T>(transpose::no, matrix_view<const float>(scratch.scores, rows, head.n_keys),
-                                      transpose::no, head.columns(inputs.value, head.first_key, head.n_keys), out,
-                                      false, scratch.serial);
+      detail::serial_matmul<float, T>(
+          transpose::no, matrix_view<const float>(scratch.scores, rows, head.n_keys), transpose::no,
+          head.columns(inputs.value, head.first_key, head.n_keys), out, false, scratch.serial);
       const matrix_view<T> to = head.columns(context, head.first_query + block, rows);
       for (index_t i = 0; i < rows; ++i) convert_range(out.row(i).data, to.row(i).data, inputs.d_kv);
     }
   });
 }
 
-/// Gradients of q, k, v (overwritten) and, where there is a bias, of its table [n_buckets, n_heads] (accumulated).
-/// context and log_sum_exp are those of attention_forward.
+/// Gradients of q, k, v (overwritten) and, where there is a bias, of its table [n_buckets, n_heads]
+/// (accumulated). context and log_sum_exp are those of attention_forward.
 template <element T>
 void attention_backward(execution& execution, const attention_inputs<T>& inputs, matrix_view<const T> context,
                         matrix_view<const float> log_sum_exp, matrix_view<const T> grad_context,
@@ -216,7 +224,8 @@ void attention_backward(execution& execution, const attention_inputs<T>& inputs,
       const matrix_view<float> grad_p(scratch.grad_scores, rows, keys);
       head.scores(block, rows, scratch);
       detail::serial_matmul<T, T>(transpose::no, grad_out, transpose::yes,
-                                  head.columns(inputs.value, head.first_key, keys), grad_p, false, scratch.serial);
+                                  head.columns(inputs.value, head.first_key, keys), grad_p, false,
+                                  scratch.serial);
       for (index_t i = 0; i < rows; ++i) {
         const index_t visible = head.visible(block + i);
         float* probabilities = p.row(i).data;
@@ -237,11 +246,14 @@ void attention_backward(execution& execution, const attention_inputs<T>& inputs,
         if (inputs.dropout.active()) head.apply_dropout(block + i, probabilities);
         std::fill(probabilities + visible, probabilities + keys, 0.0F);
       }
-      detail::serial_matmul<float, T>(transpose::yes, p, transpose::no, grad_out, sum_value, block > 0, scratch.serial);
-      detail::serial_matmul<float, T>(transpose::yes, grad_p, transpose::no, query, sum_key, block > 0, scratch.serial);
+      detail::serial_matmul<float, T>(transpose::yes, p, transpose::no, grad_out, sum_value, block > 0,
+                                      scratch.serial);
+      detail::serial_matmul<float, T>(transpose::yes, grad_p, transpose::no, query, sum_key, block > 0,
+                                      scratch.serial);
       const matrix_view<float> grad_rows(scratch.rows, rows, d_kv);
       detail::serial_matmul<float, T>(transpose::no, grad_p, transpose::no,
-                                      head.columns(inputs.key, head.first_key, keys), grad_rows, false, scratch.serial);
+                                      head.columns(inputs.key, head.first_key, keys), grad_rows, false,
+                                      scratch.serial);
       const matrix_view<T> to = head.columns(grad_query, head.first_query + block, rows);
       for (index_t i = 0; i < rows; ++i) convert_range(grad_rows.row(i).data, to.row(i).data, d_kv);
     }

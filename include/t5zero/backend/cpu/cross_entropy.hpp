@@ -1,4 +1,5 @@
-// Cross entropy over rows of logits, with label smoothing in transformers' form (the uniform part includes the target).
+// Cross entropy over rows of logits, with label smoothing in transformers' form (the uniform part includes
+// the target).
 #pragma once
 
 #include <cmath>
@@ -13,9 +14,10 @@ namespace t5zero::cpu {
 
 namespace detail {
 
-/// Loss of one row: out[0] = -log p[label], out[1] = sum of -log p where label_smoothing > 0. Leaves exponentials in
-/// `row`; returns their sum.
-inline float row_cross_entropy(vector_view<float> row, std::int32_t label, float label_smoothing, double* out) {
+/// Loss of one row: out[0] = -log p[label], out[1] = sum of -log p where label_smoothing > 0. Leaves
+/// exponentials in `row`; returns their sum.
+inline float row_cross_entropy(vector_view<float> row, std::int32_t label, float label_smoothing,
+                               double* out) {
   require(label < row.size, "cross_entropy: a label is outside the vocabulary");
   const double target = row[label];
   const double sum = label_smoothing > 0.0F ? range_sum(row.data, row.size) : 0.0;
@@ -29,7 +31,8 @@ inline float row_cross_entropy(vector_view<float> row, std::int32_t label, float
 
 }  // namespace detail
 
-/// row_loss [rows, 2]: negative log-likelihood and uniform part of each row; labels < 0 give zeros. Uses logits up.
+/// row_loss [rows, 2]: negative log-likelihood and uniform part of each row; labels < 0 give zeros. Uses
+/// logits up.
 inline void cross_entropy_forward(execution& execution, matrix_view<float> logits, const std::int32_t* labels,
                                   float label_smoothing, matrix_view<double> row_loss) {
   for_each_row(execution, logits.rows, [&](index_t t) {

@@ -18,11 +18,12 @@ inline constexpr index_t dropout_chunk = 64;
 inline constexpr index_t rows_per_task = 8;
 
 /// out[i] = multiplier of feature first + i of one token, i < 64; `first` is a multiple of 4.
-inline void dropout_multipliers(const dropout_site& site, std::uint32_t row, std::uint32_t position, index_t first,
-                                float* out) {
+inline void dropout_multipliers(const dropout_site& site, std::uint32_t row, std::uint32_t position,
+                                index_t first, float* out) {
   const auto quad = static_cast<std::uint32_t>(first / 4);
 #if defined(__AVX512F__)
-  // Position 4 L + r of the counters holds quad 4 r + L, so that the transposition below leaves features in order.
+  // Position 4 L + r of the counters holds quad 4 r + L, so that the transposition below leaves features in
+  // order.
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   __m512i c0 = _mm512_set1_epi32(static_cast<int>(site.micro_step));
   __m512i c1 = _mm512_set1_epi32(static_cast<int>(row));
@@ -72,8 +73,8 @@ inline void dropout_multipliers(const dropout_site& site, std::uint32_t row, std
 
 /// Calls body(first feature, count <= 64, multipliers) over the features of one token.
 template <class Body>
-void for_each_dropout_chunk(const dropout_site& site, std::uint32_t row, std::uint32_t position, index_t features,
-                            const Body& body) {
+void for_each_dropout_chunk(const dropout_site& site, std::uint32_t row, std::uint32_t position,
+                            index_t features, const Body& body) {
   alignas(64) float multipliers[dropout_chunk];
   for (index_t first = 0; first < features; first += dropout_chunk) {
     dropout_multipliers(site, row, position, first, multipliers);
@@ -91,8 +92,9 @@ void for_each_row(execution& execution, index_t rows, const Body& body) {
 }
 
 /// out = x + dropout(branch); all [tokens, d_model]. out may be x.
-inline void residual_dropout_add(execution& execution, matrix_view<const float> x, matrix_view<const float> branch,
-                                 const dropout_site& site, const ragged_view& tokens, matrix_view<float> out) {
+inline void residual_dropout_add(execution& execution, matrix_view<const float> x,
+                                 matrix_view<const float> branch, const dropout_site& site,
+                                 const ragged_view& tokens, matrix_view<float> out) {
   for_each_row(execution, x.rows, [&](index_t t) {
     const float* a = x.row(t).data;
     const float* b = branch.row(t).data;
@@ -110,10 +112,11 @@ inline void residual_dropout_add(execution& execution, matrix_view<const float> 
   });
 }
 
-/// out = mask and scale of `site` applied to x, converted; out may be x. Forward and backward are the same operation.
+/// out = mask and scale of `site` applied to x, converted; out may be x. Forward and backward are the same
+/// operation.
 template <element From, element To>
-void dropout(execution& execution, matrix_view<const From> x, const dropout_site& site, const ragged_view& tokens,
-             matrix_view<To> out) {
+void dropout(execution& execution, matrix_view<const From> x, const dropout_site& site,
+             const ragged_view& tokens, matrix_view<To> out) {
   for_each_row(execution, x.rows, [&](index_t t) {
     const From* from = x.row(t).data;
     To* to = out.row(t).data;
@@ -128,7 +131,8 @@ void dropout(execution& execution, matrix_view<const From> x, const dropout_site
                                store(to + first + i, load(from + first + i) * load(multipliers + i));
                              }
                              for (; i < count; ++i) {
-                               to[first + i] = static_cast<To>(static_cast<float>(from[first + i]) * multipliers[i]);
+                               to[first + i] =
+                                   static_cast<To>(static_cast<float>(from[first + i]) * multipliers[i]);
                              }
                            });
   });

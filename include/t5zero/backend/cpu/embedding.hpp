@@ -27,7 +27,8 @@ void embedding_forward(execution& execution, const std::int32_t* ids, const ragg
   });
 }
 
-/// grad_table[ids[t]] += mask of grad[t]. Threads split the features, so each sum runs over the tokens in order.
+/// grad_table[ids[t]] += mask of grad[t]. Threads split the features, so each sum runs over the tokens in
+/// order.
 inline void embedding_backward(execution& execution, const std::int32_t* ids, const ragged_view& tokens,
                                const dropout_site& site, matrix_view<const float> grad,
                                matrix_view<float> grad_table) {

@@ -9,12 +9,12 @@
 
 namespace t5zero::cpu {
 
-/// A stream of work on the CPU: every call runs at once, on all threads of the pool. `fork` and `join` exist because a
-/// stream of a GPU has them; here a branch is the stream itself.
+/// A stream of work on the CPU: every call runs at once, on all threads of the pool. `fork` and `join` exist
+/// because a stream of a GPU has them; here a branch is the stream itself.
 class execution {
  public:
-  /// `workspace`: memory for packing and partial sums, aligned to 64 bytes, from the arena; the plan asked each
-  /// operation how much it needs. Both outlive the execution.
+  /// `workspace`: memory for packing and partial sums, aligned to 64 bytes, from the arena; the plan asked
+  /// each operation how much it needs. Both outlive the execution.
   execution(thread_pool& threads, std::byte* workspace, index_t workspace_bytes)
       : threads_(&threads), workspace_(workspace), workspace_bytes_(workspace_bytes) {}
 

@@ -11,17 +11,18 @@
 
 namespace t5zero::cpu {
 
-/// values[i] = factor * N(0, std) of element first_element + i (Box and Muller 1958, on Philox), or the constant
-/// `factor` where std is 0. The same values whatever the threads and the order of tensors.
-inline void initialize(execution& execution, vector_view<float> values, double std, double factor, std::uint32_t seed,
-                       std::uint64_t first_element) {
+/// values[i] = factor * N(0, std) of element first_element + i (Box and Muller 1958, on Philox), or the
+/// constant `factor` where std is 0. The same values whatever the threads and the order of tensors.
+inline void initialize(execution& execution, vector_view<float> values, double std, double factor,
+                       std::uint32_t seed, std::uint64_t first_element) {
   constexpr index_t per_task = index_t{1} << 14;
   execution.threads().run(ceil_div(values.size, per_task), [&](index_t task) {
     const index_t end = std::min(values.size, (task + 1) * per_task);
     for (index_t i = task * per_task; i < end; i += 4) {
       const std::uint64_t place = (first_element + static_cast<std::uint64_t>(i)) / 4;
-      const auto bits = philox4x32(
-          {static_cast<std::uint32_t>(place), static_cast<std::uint32_t>(place >> 32), 0, 0}, {seed, 0x74357a30U});
+      const auto bits =
+          philox4x32({static_cast<std::uint32_t>(place), static_cast<std::uint32_t>(place >> 32), 0, 0},
+                     {seed, 0x74357a30U});
       for (index_t pair = 0; pair < 2 && i + 2 * pair < end; ++pair) {
         const auto j = static_cast<std::size_t>(2 * pair);
         const double u = (static_cast<double>(bits[j]) + 0.5) / 4294967296.0;

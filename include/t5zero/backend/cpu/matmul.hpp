@@ -1,10 +1,10 @@
 // c (+)= alpha * op(a) op(b) in fp32, for operands and results of any element type.
 //
-// The blocking is that of Goto and van de Geijn 2008 ("Anatomy of High-Performance Matrix Multiplication"), with the
-// parts turned for T5's shapes: `a` is packed once for all threads, and each task packs its own columns of `b` and
-// multiplies them with all of the block of `a`, because activations have few rows and the weights must be read (and
-// packed) only once. Tasks split columns of c, never the depth, so the bits of a result do not depend on the number of
-// threads. Packing buffers come from the execution's workspace.
+// The blocking is that of Goto and van de Geijn 2008 ("Anatomy of High-Performance Matrix Multiplication"),
+// with the parts turned for T5's shapes: `a` is packed once for all threads, and each task packs its own
+// columns of `b` and multiplies them with all of the block of `a`, because activations have few rows and the
+// weights must be read (and packed) only once. Tasks split columns of c, never the depth, so the bits of a
+// result do not depend on the number of threads. Packing buffers come from the execution's workspace.
 #pragma once
 
 #include <algorithm>
@@ -117,11 +117,11 @@ void write_tile(const float* tile, index_t rows, index_t cols, matrix_view<C> c,
 
 /// Columns [col, col + block_cols) of c, rows [row, row + rows): `a` is packed for depth [k0, k0 + depth).
 template <element A, element B, element C>
-void multiply_block(const matmul_problem<A, B, C>& p, const float* packed_a, index_t row, index_t rows, index_t k0,
-                    index_t depth, index_t col, bool accumulate, float* packed_b, float* tile) {
+void multiply_block(const matmul_problem<A, B, C>& p, const float* packed_a, index_t row, index_t rows,
+                    index_t k0, index_t depth, index_t col, bool accumulate, float* packed_b, float* tile) {
   const index_t cols = std::min(block_cols, p.c.cols - col);
-  // Tiles go straight to c where it is float and whole; else through `tile`, which also carries 16-bit results over
-  // the blocks of the depth, so that they are rounded once.
+  // Tiles go straight to c where it is float and whole; else through `tile`, which also carries 16-bit
+  // results over the blocks of the depth, so that they are rounded once.
   const bool direct = std::is_same_v<C, float> && cols == block_cols;
   for (index_t k = 0; k < depth; k += block_depth) {
     const index_t kc = std::min(block_depth, depth - k);
@@ -140,8 +140,8 @@ void multiply_block(const matmul_problem<A, B, C>& p, const float* packed_a, ind
             stride = p.c.stride;
           }
         }
-        kernel_of_rows[static_cast<std::size_t>(tile_height - 1)](kc, a_sliver, packed_b + j * kc, p.alpha, to, stride,
-                                                                  k > 0 || (direct && accumulate));
+        kernel_of_rows[static_cast<std::size_t>(tile_height - 1)](
+            kc, a_sliver, packed_b + j * kc, p.alpha, to, stride, k > 0 || (direct && accumulate));
       }
     }
   }
@@ -164,11 +164,14 @@ void matmul(execution& execution, transpose transpose_a, matrix_view<const A> a,
             float alpha = 1.0F) {
   const index_t depth = transpose_a == transpose::no ? a.cols : a.rows;
   require((transpose_a == transpose::no ? a.rows : a.cols) == c.rows, "matmul: rows of op(a) and c differ");
-  require((transpose_b == transpose::no ? b.cols : b.rows) == c.cols, "matmul: columns of op(b) and c differ");
-  require((transpose_b == transpose::no ? b.rows : b.cols) == depth, "matmul: depths of op(a) and op(b) differ");
+  require((transpose_b == transpose::no ? b.cols : b.rows) == c.cols,
+          "matmul: columns of op(b) and c differ");
+  require((transpose_b == transpose::no ? b.rows : b.cols) == depth,
+          "matmul: depths of op(a) and op(b) differ");
   if (c.rows == 0 || c.cols == 0) return;
   if (depth == 0) {
-    for (index_t i = 0; mode == gradient_mode::overwrite && i < c.rows; ++i) std::fill_n(c.row(i).data, c.cols, C{});
+    for (index_t i = 0; mode == gradient_mode::overwrite && i < c.rows; ++i)
+      std::fill_n(c.row(i).data, c.cols, C{});
     return;
   }
 
@@ -193,8 +196,8 @@ void matmul(execution& execution, transpose transpose_a, matrix_view<const A> a,
       });
       threads.run(ceil_div(c.cols, detail::block_cols), [&](index_t block) {
         float* packed_b = per_thread + thread_pool::current_thread() * floats_per_thread;
-        detail::multiply_block(problem, packed_a, row, rows, k, kc, block * detail::block_cols, accumulates || k > 0,
-                               packed_b, packed_b + detail::packed_b_floats);
+        detail::multiply_block(problem, packed_a, row, rows, k, kc, block * detail::block_cols,
+                               accumulates || k > 0, packed_b, packed_b + detail::packed_b_floats);
       });
     }
   }

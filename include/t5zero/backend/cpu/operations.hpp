@@ -18,7 +18,8 @@
 
 namespace t5zero::cpu {
 
-/// T: element type of weights and saved activations. All functions are static; see the headers above for contracts.
+/// T: element type of weights and saved activations. All functions are static; see the headers above for
+/// contracts.
 template <element T>
 struct operations {
   template <element A, element B, element C>
@@ -32,8 +33,8 @@ struct operations {
     cpu::matmul<A, B>(e, ta, a, tb, b, c);
   }
 
-  static void rms_norm_forward(execution& e, matrix_view<const float> x, vector_view<const T> weight, float epsilon,
-                               matrix_view<T> y, vector_view<float> inverse_rms) {
+  static void rms_norm_forward(execution& e, matrix_view<const float> x, vector_view<const T> weight,
+                               float epsilon, matrix_view<T> y, vector_view<float> inverse_rms) {
     cpu::rms_norm_forward<T>(e, x, weight, epsilon, y, inverse_rms);
   }
   static void rms_norm_backward(execution& e, matrix_view<const float> grad_y, matrix_view<const float> x,
@@ -46,16 +47,18 @@ struct operations {
                                 matrix_view<float> log_sum_exp) {
     cpu::attention_forward<T>(e, inputs, context, log_sum_exp);
   }
-  static void attention_backward(execution& e, const attention_inputs<T>& inputs, matrix_view<const T> context,
-                                 matrix_view<const float> log_sum_exp, matrix_view<const T> grad_context,
-                                 matrix_view<T> grad_query, matrix_view<T> grad_key, matrix_view<T> grad_value,
+  static void attention_backward(execution& e, const attention_inputs<T>& inputs,
+                                 matrix_view<const T> context, matrix_view<const float> log_sum_exp,
+                                 matrix_view<const T> grad_context, matrix_view<T> grad_query,
+                                 matrix_view<T> grad_key, matrix_view<T> grad_value,
                                  matrix_view<float> grad_bias) {
-    cpu::attention_backward<T>(e, inputs, context, log_sum_exp, grad_context, grad_query, grad_key, grad_value,
-                               grad_bias);
+    cpu::attention_backward<T>(e, inputs, context, log_sum_exp, grad_context, grad_query, grad_key,
+                               grad_value, grad_bias);
   }
 
   static void residual_dropout_add(execution& e, matrix_view<const float> x, matrix_view<const float> branch,
-                                   const dropout_site& site, const ragged_view& tokens, matrix_view<float> out) {
+                                   const dropout_site& site, const ragged_view& tokens,
+                                   matrix_view<float> out) {
     cpu::residual_dropout_add(e, x, branch, site, tokens, out);
   }
   static void dropout_backward(execution& e, matrix_view<const float> grad, const dropout_site& site,
@@ -63,7 +66,8 @@ struct operations {
     cpu::dropout<float, T>(e, grad, site, tokens, grad_branch);
   }
   template <element U>
-  static void dropout_in_place(execution& e, matrix_view<U> x, const dropout_site& site, const ragged_view& tokens) {
+  static void dropout_in_place(execution& e, matrix_view<U> x, const dropout_site& site,
+                               const ragged_view& tokens) {
     cpu::dropout<U, U>(e, x, site, tokens, x);
   }
   static void fill_zero(execution& e, matrix_view<float> x) {
@@ -74,8 +78,9 @@ struct operations {
                                    const ragged_view& tokens) {
     cpu::relu_dropout_forward<T>(e, hidden, site, tokens);
   }
-  static void relu_dropout_backward(execution& e, matrix_view<const T> grad_activated, matrix_view<const T> activated,
-                                    const dropout_site& site, matrix_view<T> grad_hidden) {
+  static void relu_dropout_backward(execution& e, matrix_view<const T> grad_activated,
+                                    matrix_view<const T> activated, const dropout_site& site,
+                                    matrix_view<T> grad_hidden) {
     cpu::relu_dropout_backward<T>(e, grad_activated, activated, site, grad_hidden);
   }
   static void gated_gelu_dropout_forward(execution& e, matrix_view<const T> hidden, const dropout_site& site,
@@ -89,7 +94,8 @@ struct operations {
   }
 
   static void embedding_forward(execution& e, const std::int32_t* ids, const ragged_view& tokens,
-                                matrix_view<const T> table, const dropout_site& site, matrix_view<float> out) {
+                                matrix_view<const T> table, const dropout_site& site,
+                                matrix_view<float> out) {
     cpu::embedding_forward<T>(e, ids, tokens, table, site, out);
   }
   static void embedding_backward(execution& e, const std::int32_t* ids, const ragged_view& tokens,
@@ -118,8 +124,8 @@ struct operations {
     return sums;
   }
 
-  static void initialize(execution& e, vector_view<float> values, double std, double factor, std::uint32_t seed,
-                         std::uint64_t first_element) {
+  static void initialize(execution& e, vector_view<float> values, double std, double factor,
+                         std::uint32_t seed, std::uint64_t first_element) {
     cpu::initialize(e, values, std, factor, seed, first_element);
   }
   static void convert(execution& e, vector_view<const float> from, vector_view<T> to) {
@@ -138,7 +144,8 @@ struct operations {
   static void adamw(execution& e, const adamw_params& params, float* master, float* first, float* second,
                     const std::byte* gradients, dtype type, T* weights, index_t count) {
     visit(type, [&](auto zero) {
-      cpu::adamw(e, params, master, first, second, reinterpret_cast<const decltype(zero)*>(gradients), weights, count);
+      cpu::adamw(e, params, master, first, second, reinterpret_cast<const decltype(zero)*>(gradients),
+                 weights, count);
     });
   }
 };

@@ -1,6 +1,6 @@
-// Copies blocks of a matmul's operands into the order in which the micro-kernel reads them, converting to float on the
-// way. Operand A becomes slivers of `tile_rows` rows, B slivers of `tile_cols` columns; both are stored depth first and
-// padded with zeros.
+// Copies blocks of a matmul's operands into the order in which the micro-kernel reads them, converting to
+// float on the way. Operand A becomes slivers of `tile_rows` rows, B slivers of `tile_cols` columns; both are
+// stored depth first and padded with zeros.
 #pragma once
 
 #include <algorithm>
@@ -10,8 +10,8 @@
 
 namespace t5zero::cpu {
 
-/// Register tile of the micro-kernel: tile_rows x 2 vectors of accumulators, two vectors of B and one broadcast fill
-/// the 32 (AVX-512) or 16 registers.
+/// Register tile of the micro-kernel: tile_rows x 2 vectors of accumulators, two vectors of B and one
+/// broadcast fill the 32 (AVX-512) or 16 registers.
 inline constexpr index_t tile_rows = vector_width == 16 ? 12 : 6;
 inline constexpr index_t tile_cols = 2 * vector_width;
 
@@ -27,7 +27,8 @@ void pack_transposed(const T* in, index_t stride, index_t rows, index_t depth, i
     for (index_t i0 = 0; i0 + 16 <= width; i0 += 16) {
       __m512 r[16];
       for (index_t i = 0; i < 16; ++i) {
-        r[i] = i0 + i < rows ? reinterpret_cast<__m512>(load(in + (i0 + i) * stride + k)) : _mm512_setzero_ps();
+        r[i] =
+            i0 + i < rows ? reinterpret_cast<__m512>(load(in + (i0 + i) * stride + k)) : _mm512_setzero_ps();
       }
       __m512 t[16];
       for (int i = 0; i < 16; i += 2) {

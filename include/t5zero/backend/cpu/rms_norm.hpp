@@ -1,4 +1,5 @@
-// RMS norm (Zhang and Sennrich 2019), as T5 uses it: y = x / sqrt(mean(x^2) + epsilon) * weight, no mean, no bias.
+// RMS norm (Zhang and Sennrich 2019), as T5 uses it: y = x / sqrt(mean(x^2) + epsilon) * weight, no mean, no
+// bias.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,8 @@ namespace t5zero::cpu {
 
 namespace detail {
 
-/// Sum over i < count of f(i) in vector lanes; f takes an index and returns vector_width products from there on, g one.
+/// Sum over i < count of f(i) in vector lanes; f takes an index and returns vector_width products from there
+/// on, g one.
 template <class Vector, class Scalar>
 float lane_sum(index_t count, const Vector& f, const Scalar& g) {
   float_vector lanes{};
@@ -36,19 +38,24 @@ inline constexpr index_t norm_rows_per_partial = 32;
 
 /// x [tokens, d_model], y the same shape, inverse_rms [tokens] = 1 / sqrt(mean(x^2) + epsilon).
 template <element T>
-void rms_norm_forward(execution& execution, matrix_view<const float> x, vector_view<const T> weight, float epsilon,
-                      matrix_view<T> y, vector_view<float> inverse_rms) {
+void rms_norm_forward(execution& execution, matrix_view<const float> x, vector_view<const T> weight,
+                      float epsilon, matrix_view<T> y, vector_view<float> inverse_rms) {
   const index_t d = x.cols;
   for_each_row(execution, x.rows, [&](index_t t) {
     const float* from = x.row(t).data;
     T* to = y.row(t).data;
     const float squares = detail::lane_sum(
-        d, [&](index_t i) { const float_vector v = load(from + i); return v * v; },
+        d,
+        [&](index_t i) {
+          const float_vector v = load(from + i);
+          return v * v;
+        },
         [&](index_t i) { return from[i] * from[i]; });
     const float r = 1.0F / std::sqrt(squares / static_cast<float>(d) + epsilon);
     inverse_rms[t] = r;
     index_t i = 0;
-    for (; i + vector_width <= d; i += vector_width) store(to + i, load(from + i) * r * load(weight.data + i));
+    for (; i + vector_width <= d; i += vector_width)
+      store(to + i, load(from + i) * r * load(weight.data + i));
     for (; i < d; ++i) to[i] = static_cast<T>(from[i] * r * static_cast<float>(weight[i]));
   });
 }
@@ -56,8 +63,8 @@ void rms_norm_forward(execution& execution, matrix_view<const float> x, vector_v
 /// grad_x += gradient of x (the residual branch's part); grad_weight [1, d_model] gets that of the weight.
 template <element T>
 void rms_norm_backward(execution& execution, matrix_view<const float> grad_y, matrix_view<const float> x,
-                       vector_view<const T> weight, vector_view<const float> inverse_rms, matrix_view<float> grad_x,
-                       const gradient_view& grad_weight) {
+                       vector_view<const T> weight, vector_view<const float> inverse_rms,
+                       matrix_view<float> grad_x, const gradient_view& grad_weight) {
   const index_t d = x.cols;
   const index_t partials = ceil_div(x.rows, detail::norm_rows_per_partial);
   auto* partial = reinterpret_cast<float*>(execution.workspace(rms_norm_workspace_bytes(x.rows, d)));

@@ -13,9 +13,9 @@
 
 namespace t5zero::cpu {
 
-/// Runs `task(index)` for every index of a range on the calling thread and `size() - 1` others. Nothing is allocated
-/// by `run`. Which thread runs which task varies; tasks that write disjoint results give the same bits with any
-/// number of threads. Not reentrant: a task must not call `run`.
+/// Runs `task(index)` for every index of a range on the calling thread and `size() - 1` others. Nothing is
+/// allocated by `run`. Which thread runs which task varies; tasks that write disjoint results give the same
+/// bits with any number of threads. Not reentrant: a task must not call `run`.
 class thread_pool {
  public:
   /// `threads` >= 1; 1 means that everything runs on the caller.
@@ -31,7 +31,8 @@ class thread_pool {
     for (std::thread& worker : workers_) worker.join();
   }
 
-  /// Inside a task: which of the pool's threads runs it, 0 (the caller) to size() - 1. For picking a private buffer.
+  /// Inside a task: which of the pool's threads runs it, 0 (the caller) to size() - 1. For picking a private
+  /// buffer.
   [[nodiscard]] static int current_thread() { return thread_index; }
 
   [[nodiscard]] int size() const { return static_cast<int>(workers_.size()) + 1; }
@@ -59,7 +60,8 @@ class thread_pool {
   }
 
  private:
-  static constexpr int spin_limit = 20'000;  ///< polls before a waiting thread gives its core away, about 50 us
+  static constexpr int spin_limit =
+      20'000;  ///< polls before a waiting thread gives its core away, about 50 us
 
   void drain() {
     for (;;) {

@@ -1,4 +1,5 @@
-// The widest float vector of the machine this is compiled for, and loads and stores of 16-bit elements through it.
+// The widest float vector of the machine this is compiled for, and loads and stores of 16-bit elements
+// through it.
 #pragma once
 
 #include <cstring>
@@ -25,7 +26,9 @@ inline constexpr index_t vector_width = 4;
 using float_vector __attribute__((vector_size(vector_width * 4))) = float;
 using int_vector __attribute__((vector_size(vector_width * 4))) = std::int32_t;
 
-inline float_vector broadcast(float value) { return float_vector{} + value; }
+inline float_vector broadcast(float value) {
+  return float_vector{} + value;
+}
 
 /// vector_width elements from `from`, unaligned, as floats.
 template <element T>

@@ -1,5 +1,6 @@
-// Exponentials, hyperbolic tangents, maxima and sums over ranges, through Eigen's packets of fixed width: unlike Eigen's
-// own passes over a range they do not depend on where the range lies in memory, so neither do the bits of a result.
+// Exponentials, hyperbolic tangents, maxima and sums over ranges, through Eigen's packets of fixed width:
+// unlike Eigen's own passes over a range they do not depend on where the range lies in memory, so neither do
+// the bits of a result.
 #pragma once
 
 #include <algorithm>
@@ -47,8 +48,12 @@ inline float horizontal_sum(float_vector lanes) {
 
 }  // namespace detail
 
-inline float_vector exp(float_vector value) { return detail::from_packet(detail::to_packet(value).exp()); }
-inline float_vector tanh(float_vector value) { return detail::from_packet(detail::to_packet(value).tanh()); }
+inline float_vector exp(float_vector value) {
+  return detail::from_packet(detail::to_packet(value).exp());
+}
+inline float_vector tanh(float_vector value) {
+  return detail::from_packet(detail::to_packet(value).tanh());
+}
 
 /// Largest of count >= 1 floats.
 inline float range_maximum(const float* from, index_t count) {
