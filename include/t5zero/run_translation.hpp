@@ -1,15 +1,15 @@
 // The command line around a run: run_translation<run<...>>(argc, argv) is a whole program.
 #pragma once
 
-#include <array>
-#include <exception>
 #include <filesystem>
 #include <iostream>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include <t5zero/cli/options.hpp>
 #include <t5zero/cli/parse_options.hpp>
+#include <t5zero/cli/program.hpp>
 #include <t5zero/cli/run_constraints.hpp>
 #include <t5zero/cli/translation_job.hpp>
 #include <t5zero/core/error.hpp>
@@ -18,39 +18,6 @@
 #include <t5zero/zero/read_ds_config.hpp>
 
 namespace t5zero {
-
-namespace cli {
-
-/// Where installed ds_config files lie: ../share/t5zero/config beside the program, and config/ of a build
-/// tree's source.
-inline std::array<std::filesystem::path, 2> installed_config_directories() {
-  std::error_code ignored;
-  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", ignored);
-  const std::filesystem::path bin = program.parent_path();
-  return {bin.parent_path() / "share" / "t5zero" / "config",
-          bin.parent_path().parent_path().parent_path() / "examples" / "config"};
-}
-
-inline std::optional<ds_config> read_deepspeed(const options& chosen) {
-  if (!chosen.deepspeed) return std::nullopt;
-  return read_ds_config(*chosen.deepspeed, installed_config_directories());
-}
-
-/// Runs `body` and turns exceptions into a message on stderr and an exit code.
-template <class Body>
-int report_errors(const char* program, const Body& body) {
-  try {
-    return body();
-  } catch (const error& e) {
-    std::cerr << program << ": error: " << e.what() << "\n";
-    return e.exit_code();
-  } catch (const std::exception& e) {
-    std::cerr << program << ": error: " << e.what() << "\n";
-    return 1;
-  }
-}
-
-}  // namespace cli
 
 /// Parses the command line and trains, evaluates or plans. Returns the exit code: 0, 1 (failed), 2 (wrong
 /// input).

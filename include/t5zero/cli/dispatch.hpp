@@ -11,13 +11,13 @@
 
 #include <t5zero/cli/options.hpp>
 #include <t5zero/cli/parse_options.hpp>
+#include <t5zero/cli/program.hpp>
 #include <t5zero/cli/run_constraints.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/type_list.hpp>
 #include <t5zero/io/hub.hpp>
 #include <t5zero/io/model_config.hpp>
 #include <t5zero/policy/model_size.hpp>
-#include <t5zero/run_translation.hpp>
 
 namespace t5zero {
 
