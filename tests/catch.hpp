@@ -6,3 +6,12 @@
 #else
 #include <catch2/catch.hpp>
 #endif
+
+#if __has_include(<catch2/catch_all.hpp>)
+// Catch2 3 renamed the matcher.
+namespace Catch::Matchers {
+inline auto Contains(const std::string& text) {
+  return ContainsSubstring(text);
+}
+}  // namespace Catch::Matchers
+#endif

@@ -397,9 +397,10 @@ class translation_job {
     result.set("train_loss", total_loss / static_cast<double>(global_step));
     result.set("train_runtime", python_round(runtime, 4));
     result.set_count("train_samples", train_data_->size());
-    result.set(
-        "train_samples_per_second",
-        python_round(static_cast<double>(train_data_->size()) * chosen_.num_train_epochs / runtime, 3));
+    const double samples = chosen_.max_steps > 0
+                               ? static_cast<double>(steps.max_steps * batch_size * accumulation)
+                               : static_cast<double>(train_data_->size()) * chosen_.num_train_epochs;
+    result.set("train_samples_per_second", python_round(samples / runtime, 3));
     result.set("train_steps_per_second", python_round(static_cast<double>(steps.max_steps) / runtime, 3));
     bar.close();
     epoch_ = epoch_at_end;

@@ -11,6 +11,7 @@
 #include <t5zero/io/atomic_save.hpp>
 #include <t5zero/io/model_config.hpp>
 #include <t5zero/io/safetensors.hpp>
+#include <t5zero/io/tokenizer_json.hpp>
 
 namespace t5zero {
 
@@ -27,6 +28,7 @@ inline void add_model_directory(atomic_save& save, const model_config& config,
   save.add("generation_config.json", generation.dump(2) + "\n");
   save_model_tensors(save, std::move(tensors));
   save.add("spiece.model", sentencepiece);
+  save.add("tokenizer.json", tokenizer_json(sentencepiece));
   nlohmann::json extra = nlohmann::json::array();
   for (int i = 0; i < 100; ++i) extra.push_back("<extra_id_" + std::to_string(i) + ">");
   const nlohmann::json tokenizer = {{"additional_special_tokens", extra},
