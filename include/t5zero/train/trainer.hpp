@@ -66,7 +66,10 @@ class trainer {
         model_(shape_),
         source_(arena_.template at<element_type>(plan_.weights)),
         sink_(shape_, arena_.template at<std::byte>(plan_.gradients), plan_.gradient_type,
-              arena_.template at<float>(plan_.tied_gradient_sums)),
+              arena_.template at<float>(plan_.tied_gradient_sums),
+              [this](const float* from, void* to, dtype type, index_t count) {
+                operations::convert(execution_, from, to, type, count);
+              }),
         activations_(arena_.data(), plan_.activations, shape_),
         scaler_(options.scaler),
         table_(parameter_table(shape_)) {
@@ -220,8 +223,8 @@ class trainer {
 
   void publish_weights() {
     if constexpr (Run::precision::has_master_weights) {
-      operations::convert(execution_, vector_view<const float>{wide_weights(), parameter_count(shape_)},
-                          vector_view<element_type>{weights(), parameter_count(shape_)});
+      operations::convert(execution_, wide_weights(), weights(), dtype_of<element_type>,
+                          parameter_count(shape_));
     }
   }
 

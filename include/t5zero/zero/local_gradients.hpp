@@ -3,7 +3,8 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
+#include <functional>
+#include <utility>
 #include <vector>
 
 #include <t5zero/core/dtype.hpp>
@@ -20,9 +21,12 @@ namespace t5zero::zero {
 /// micro-batches to an update the buffer is fp32 and later micro-batches add to it.
 class local_gradients {
  public:
+  /// Rounds `count` fp32 sums to `type`: the backend's conversion.
+  using rounding = std::function<void(const float* from, void* to, dtype type, index_t count)>;
+
   /// data: [parameter_count] elements of `type`; sums: as plan_memory planned, unused if type is fp32.
-  local_gradients(const model_shape& shape, std::byte* data, dtype type, float* sums)
-      : data_(data), type_(type) {
+  local_gradients(const model_shape& shape, std::byte* data, dtype type, float* sums, rounding round)
+      : data_(data), type_(type), round_(std::move(round)) {
     index_t offset = 0;
     for_each_parameter(shape, [&](const parameter_row& row) {
       if (row.use_sites <= 1) return;
@@ -66,11 +70,7 @@ class local_gradients {
   void complete(parameter_range range) {
     const shared_gradient* shared = find(range);
     if (shared == nullptr || shared->sum == nullptr) return;
-    visit(type_, [&](auto zero) {
-      using stored = decltype(zero);
-      auto* to = static_cast<stored*>(at(range));
-      for (index_t i = 0; i < range.count; ++i) to[i] = static_cast<stored>(shared->sum[i]);
-    });
+    round_(shared->sum, at(range), type_, range.count);
   }
 
   [[nodiscard]] dtype type() const { return type_; }
@@ -95,6 +95,7 @@ class local_gradients {
 
   std::byte* data_;
   dtype type_;
+  rounding round_;
   bool accumulates_ = false;
   std::vector<shared_gradient> shared_;
 };

@@ -128,11 +128,15 @@ struct operations {
                          std::uint32_t seed, std::uint64_t first_element) {
     cpu::initialize(e, values, std, factor, seed, first_element);
   }
-  static void convert(execution& e, vector_view<const float> from, vector_view<T> to) {
+  /// to[i] = from[i] rounded to `type`.
+  static void convert(execution& e, const float* from, void* to, dtype type, index_t count) {
     constexpr index_t per_task = index_t{1} << 16;
-    e.threads().run(ceil_div(from.size, per_task), [&](index_t task) {
-      const index_t first = task * per_task;
-      convert_range(from.data + first, to.data + first, std::min(per_task, from.size - first));
+    visit(type, [&](auto zero) {
+      auto* out = static_cast<decltype(zero)*>(to);
+      e.threads().run(ceil_div(count, per_task), [&](index_t task) {
+        const index_t first = task * per_task;
+        convert_range(from + first, out + first, std::min(per_task, count - first));
+      });
     });
   }
   static double sum_of_squares(execution& e, const std::byte* gradients, dtype type, index_t count) {
