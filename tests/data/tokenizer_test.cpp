@@ -4,6 +4,7 @@
 
 #include "catch.hpp"
 #include "golden.hpp"
+#include "skip.hpp"
 
 namespace {
 std::filesystem::path model_path() {
@@ -13,8 +14,7 @@ std::filesystem::path model_path() {
 
 TEST_CASE("tokens equal Hugging Face's") {
   if (!golden::available()) {
-    WARN("no reference values: skipped");
-    return;
+    return skip_test("no reference values");
   }
   const auto text = t5zero::tokenizer::from_file(model_path());
   const nlohmann::json cases =
@@ -31,7 +31,7 @@ TEST_CASE("tokens equal Hugging Face's") {
 }
 
 TEST_CASE("truncation keeps eos") {
-  if (!golden::available()) return;
+  if (!golden::available()) return skip_test("no reference values");
   const auto text = t5zero::tokenizer::from_file(model_path());
   const t5zero::encoding whole = text.encode("A federal judge on Tuesday accepted the charges");
   const t5zero::encoding cut = text.encode("A federal judge on Tuesday accepted the charges", 4);
@@ -46,8 +46,7 @@ TEST_CASE("truncation keeps eos") {
 
 TEST_CASE("epochs are shuffled as accelerate does") {
   if (!golden::available()) {
-    WARN("no reference values: skipped");
-    return;
+    return skip_test("no reference values");
   }
   for (const auto& one :
        golden::read_json(std::filesystem::path(T5ZERO_GOLDEN_DIR) / "shuffle_orders.json")) {

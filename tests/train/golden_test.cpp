@@ -6,6 +6,7 @@
 
 #include "catch.hpp"
 #include "golden.hpp"
+#include "skip.hpp"
 
 namespace {
 
@@ -179,8 +180,7 @@ void check_training() {
 
 TEMPLATE_TEST_CASE("forward and gradients equal PyTorch's", "", t5zero::fp32, t5zero::fp16, t5zero::bf16) {
   if (!golden::available()) {
-    WARN("no reference values: skipped");
-    return;
+    return skip_test("no reference values");
   }
   check_forward_and_gradients<t5zero::run<tiny_relu, t5zero::zero_0, TestType, t5zero::cpu::backend>>();
   check_forward_and_gradients<t5zero::run<tiny_gated, t5zero::zero_0, TestType, t5zero::cpu::backend>>();
@@ -190,8 +190,7 @@ TEMPLATE_TEST_CASE("forward and gradients equal PyTorch's", "", t5zero::fp32, t5
 TEMPLATE_TEST_CASE("24 AdamW steps equal PyTorch's", "", t5zero::zero_0, t5zero::zero_1, t5zero::zero_2,
                    t5zero::zero_3) {
   if (!golden::available()) {
-    WARN("no reference values: skipped");
-    return;
+    return skip_test("no reference values");
   }
   check_training<t5zero::run<tiny_relu, TestType, t5zero::fp32, t5zero::cpu::backend>>();
   check_training<t5zero::run<tiny_gated, TestType, t5zero::fp32, t5zero::cpu::backend>>();

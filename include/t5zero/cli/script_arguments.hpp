@@ -52,7 +52,7 @@ inline constexpr std::array<argument_verdict, 29> script_arguments = {{
     {"val_max_target_length", argument_kind::value, verdict::honoured, "",
      "tokens; default: max_target_length"},
     {"pad_to_max_length", argument_kind::flag, verdict::honoured, "False",
-     "pad every row to the maximum length"},
+     "pad targets to the maximum length; acts only where padding counts in the loss"},
     {"max_train_samples", argument_kind::value, verdict::honoured, "", "use the first N rows only"},
     {"max_eval_samples", argument_kind::value, verdict::honoured, "", "use the first N rows only"},
     {"max_predict_samples", argument_kind::value, verdict::accepted, "", "prediction is not acted on yet"},

@@ -32,7 +32,8 @@
 
 namespace t5zero::cli {
 
-/// Updates of a run, as transformers up to 4.51 counts them.
+/// Updates of a run. A short group of micro-batches at the end of an epoch is an update of its own, as in
+/// transformers from 4.52 on (before, epochs could lose their last batches).
 struct step_arithmetic {
   index_t batches_per_epoch = 0;
   index_t updates_per_epoch = 0;
@@ -47,7 +48,7 @@ struct step_arithmetic {
                         ": the training data has only " + std::to_string(examples) +
                         " pairs and --dataloader_drop_last drops the short batch; lower it");
     }
-    updates_per_epoch = std::max<index_t>(1, batches_per_epoch / chosen.gradient_accumulation_steps);
+    updates_per_epoch = ceil_div(batches_per_epoch, chosen.gradient_accumulation_steps);
     max_steps = chosen.max_steps > 0 ? chosen.max_steps
                                      : static_cast<index_t>(std::ceil(
                                            chosen.num_train_epochs * static_cast<double>(updates_per_epoch)));
@@ -88,10 +89,11 @@ class translation_job {
   /// The worst batch that the options allow.
   [[nodiscard]] static batch_shape longest_batch(const options& chosen) {
     const bool trains = chosen.do_train || !chosen.do_eval;
-    batch_shape shape = batch_shape::of_lengths(
+    const index_t target_length = std::max(chosen.max_target_length, chosen.evaluation_target_length());
+    const target_padding padding = padding_of_labels(chosen, target_length);
+    return batch_shape::of_lengths(
         trains ? chosen.per_device_train_batch_size : chosen.per_device_eval_batch_size,
-        chosen.max_source_length, std::max(chosen.max_target_length, chosen.evaluation_target_length()));
-    return shape;
+        chosen.max_source_length, padding.counts_in_loss ? padding.padded(target_length) : target_length);
   }
   [[nodiscard]] static plan_options plan_options_of(const options& chosen) {
     return {.threads = threads_of(chosen),
@@ -191,8 +193,12 @@ class translation_job {
       largest.max_source_length = std::max(largest.max_source_length, other.max_source_length);
       largest.max_target_length = std::max(largest.max_target_length, other.max_target_length);
     };
-    if (train_data_) widen(train_data_->largest_batch(chosen_.per_device_train_batch_size));
-    if (validation_data_) widen(validation_data_->largest_batch(chosen_.per_device_eval_batch_size));
+    if (train_data_)
+      widen(train_data_->largest_batch(chosen_.per_device_train_batch_size,
+                                       padding_of_labels(chosen_, chosen_.max_target_length)));
+    if (validation_data_)
+      widen(validation_data_->largest_batch(chosen_.per_device_eval_batch_size,
+                                            padding_of_labels(chosen_, chosen_.evaluation_target_length())));
     largest_ = largest;
 
     trainer_options settings;
@@ -350,11 +356,12 @@ class translation_job {
         const index_t count = std::min(batch_size, train_data_->size() - first);
         batch.fill(*train_data_,
                    std::span(order).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
-                   static_cast<std::uint32_t>(in_update * batch_size), files_.config.decoder_start_token_id);
+                   static_cast<std::uint32_t>(in_update * batch_size), files_.config.decoder_start_token_id,
+                   padding_of_labels(chosen_, chosen_.max_target_length));
         const batch_view view = batch.view();
-        // A short group at the end of an epoch is still divided by the full number, as transformers up
-        // to 4.54 does.
-        double loss = trainer_->train_micro_batch(view, accumulation) / static_cast<double>(accumulation);
+        // The short group at the end of an epoch is a mean over its own micro-batches (transformers 4.55).
+        const index_t group = std::min(accumulation, steps.batches_per_epoch - (b - in_update));
+        double loss = trainer_->train_micro_batch(view, group) / static_cast<double>(group);
         if (!std::isfinite(loss) && chosen_.logging_nan_inf_filter) {
           loss = window.sum / static_cast<double>(1 + window.updates);
         }
@@ -466,7 +473,8 @@ class translation_job {
       batch.fill(*validation_data_,
                  std::span(order).subspan(static_cast<std::size_t>(first),
                                           static_cast<std::size_t>(std::min(batch_size, n - first))),
-                 0, files_.config.decoder_start_token_id);
+                 0, files_.config.decoder_start_token_id,
+                 padding_of_labels(chosen_, chosen_.evaluation_target_length()));
       loss += trainer_->evaluate(batch.view());
       bar.advance();
     }

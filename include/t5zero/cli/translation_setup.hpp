@@ -38,6 +38,13 @@ inline pair_options pair_options_of(const options& chosen, const std::optional<i
   return {chosen.source_lang, chosen.target_lang, max_samples.value_or(-1)};
 }
 
+/// How the collator of run_translation.py pads labels; lengths are those of the split at hand.
+inline target_padding padding_of_labels(const options& chosen, index_t max_target_length) {
+  return {.counts_in_loss = !chosen.ignore_pad_token_for_loss,
+          .multiple = chosen.fp16 ? 8 : 1,
+          .fixed_length = chosen.pad_to_max_length ? max_target_length : 0};
+}
+
 /// Reads a split; the dataset wins over the file, as in run_translation.py.
 inline std::vector<text_pair> read_split(const options& chosen, const std::string& split,
                                          const std::optional<std::string>& file, const char* flag,

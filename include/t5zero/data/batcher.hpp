@@ -17,6 +17,19 @@
 
 namespace t5zero {
 
+/// What becomes of the places behind the end of a target that is shorter than the batch's longest. Padding of
+/// sources is masked and never counts, so sources need no such choice.
+struct target_padding {
+  bool counts_in_loss = false;  ///< labels are the pad id, not -100: each place is a token to be learnt
+  index_t multiple = 1;         ///< the longest is rounded up to it: 8 under fp16, as in transformers
+  index_t fixed_length = 0;     ///< above 0: every target is padded to it, not to the batch's longest
+
+  /// Tokens of each target of a batch whose longest has `longest`.
+  [[nodiscard]] index_t padded(index_t longest) const {
+    return fixed_length > 0 ? std::max(fixed_length, longest) : round_up(longest, multiple);
+  }
+};
+
 /// What tokenising a split met.
 struct tokenizing_statistics {
   index_t truncated_sources = 0;
@@ -51,11 +64,15 @@ class tokenized_dataset {
   [[nodiscard]] const tokenizing_statistics& statistics() const { return statistics_; }
 
   /// A bound on every batch of `batch` examples in any order: the longest ones together.
-  [[nodiscard]] batch_shape largest_batch(index_t batch) const {
+  [[nodiscard]] batch_shape largest_batch(index_t batch, const target_padding& padding = {}) const {
     batch_shape shape;
     shape.batch = std::min(batch, size());
     source_.longest(shape.batch, shape.source_tokens, shape.max_source_length);
     target_.longest(shape.batch, shape.target_tokens, shape.max_target_length);
+    if (padding.counts_in_loss) {
+      shape.max_target_length = padding.padded(shape.max_target_length);
+      shape.target_tokens = shape.batch * shape.max_target_length;
+    }
     return shape;
   }
 
@@ -97,22 +114,31 @@ class micro_batch {
   }
 
   /// Fills the batch with the given examples; their rows of the global batch count from first_row. Allocates
-  /// nothing within the planned shape.
+  /// nothing within the planned shape. `padding` must be the one the shape was planned with.
   void fill(const tokenized_dataset& data, std::span<const index_t> examples, std::uint32_t first_row,
-            std::int32_t decoder_start_id = tokenizer::pad_id) {
+            std::int32_t decoder_start_id = tokenizer::pad_id, const target_padding& padding = {}) {
     source_.clear();
     target_.clear();
     labels_.clear();
+    index_t padded_length = 0;
+    if (padding.counts_in_loss) {
+      for (const index_t example : examples)
+        padded_length = std::max(padded_length, static_cast<index_t>(data.target(example).size()));
+      padded_length = padding.padded(padded_length);
+    }
     for (std::size_t b = 0; b < examples.size(); ++b) {
       const auto row = first_row + static_cast<std::uint32_t>(b);
       for (const std::int32_t id : data.source(examples[b])) source_.add(id, row);
       source_.end_sequence();
       std::int32_t previous = decoder_start_id;
-      for (const std::int32_t id : data.target(examples[b])) {
+      const auto add_label = [&](std::int32_t id) {
         target_.add(previous, row);
         labels_.push_back(id);
         previous = id;
-      }
+      };
+      const std::span<const std::int32_t> target = data.target(examples[b]);
+      for (const std::int32_t id : target) add_label(id);
+      for (auto t = static_cast<index_t>(target.size()); t < padded_length; ++t) add_label(tokenizer::pad_id);
       target_.end_sequence();
     }
   }
