@@ -8,6 +8,7 @@
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cpu/execution.hpp>
 #include <t5zero/backend/cpu/vector.hpp>
+#include <t5zero/backend/cpu/vector_math.hpp>
 
 namespace t5zero::cpu {
 
@@ -68,28 +69,24 @@ void adamw(execution& execution, const adamw_params& p, float* master, float* fi
     const index_t end = std::min(count, (task + 1) * detail::adamw_per_task);
     for (index_t i = task * detail::adamw_per_task; i < end; i += vector_width) {
       const index_t n = std::min(vector_width, end - i);
-      auto update = [&](auto g, auto m, auto v, auto w, auto root) {
+      const auto update = [&](auto g, auto m, auto v, auto w) {
+        using cpu::sqrt, std::sqrt;
         g = g * p.grad_multiplier;
         m = p.beta1 * m + p.one_minus_beta1 * g;
         v = p.beta2 * v + p.one_minus_beta2 * (g * g);
-        w = w * keep - step * (m / (root(v) * inverse_correction2 + p.epsilon));
+        w = w * keep - step * (m / (sqrt(v) * inverse_correction2 + p.epsilon));
         return std::array{m, v, w};
       };
       if (n == vector_width) {
-        const auto [m, v, w] = update(load(gradient + i), load(first + i), load(second + i), load(master + i),
-                                      [](float_vector value) {
-                                        for (index_t j = 0; j < vector_width; ++j)
-                                          value[j] = std::sqrt(value[j]);
-                                        return value;
-                                      });
+        const auto [m, v, w] =
+            update(load(gradient + i), load(first + i), load(second + i), load(master + i));
         store(first + i, m);
         store(second + i, v);
         store(master + i, w);
         if (weights != nullptr) store(weights + i, w);
       } else {
         for (index_t j = i; j < end; ++j) {
-          const auto [m, v, w] = update(static_cast<float>(gradient[j]), first[j], second[j], master[j],
-                                        [](float value) { return std::sqrt(value); });
+          const auto [m, v, w] = update(static_cast<float>(gradient[j]), first[j], second[j], master[j]);
           first[j] = m;
           second[j] = v;
           master[j] = w;

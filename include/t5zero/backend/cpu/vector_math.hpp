@@ -51,6 +51,10 @@ inline float horizontal_sum(float_vector lanes) {
 inline float_vector exp(float_vector value) {
   return detail::from_packet(detail::to_packet(value).exp());
 }
+/// Correctly rounded, as std::sqrt.
+inline float_vector sqrt(float_vector value) {
+  return detail::from_packet(detail::to_packet(value).sqrt());
+}
 inline float_vector tanh(float_vector value) {
   return detail::from_packet(detail::to_packet(value).tanh());
 }
