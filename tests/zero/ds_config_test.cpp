@@ -141,12 +141,22 @@ TEST_CASE("bad values name the full key path") {
         "nothing thrown");
 }
 
-TEST_CASE("Adam decays like AdamW unless adam_w_mode is false") {
-  CHECK(parse(R"({"optimizer": {"type": "Adam"}})").optimizer->decoupled_decay);
-  CHECK_FALSE(parse(R"({"optimizer": {"type": "Adam", "params": {"adam_w_mode": false}}})")
-                  .optimizer->decoupled_decay);
-  CHECK(parse(R"({"optimizer": {"type": "adamw", "params": {"adam_w_mode": false}}})")
-            .optimizer->decoupled_decay);
+TEST_CASE("optimizer options that are not implemented are refused, not dropped") {
+  const auto refusal = [](const std::string& text) { return message_of([&] { parse(text); }); };
+  CHECK(has(refusal(R"({"optimizer": {"type": "Adam", "params": {"adam_w_mode": false}}})"),
+            "optimizer.params.adam_w_mode"));
+  CHECK(has(refusal(R"({"optimizer": {"type": "AdamW", "params": {"bias_correction": false}}})"),
+            "optimizer.params.bias_correction"));
+  CHECK(refusal(R"({"optimizer": {"type": "adamw", "params": {"adam_w_mode": false}}})") == "nothing thrown");
+}
+
+TEST_CASE("features that are off or of one rank are no obstacle") {
+  const auto refusal = [](const std::string& text) { return message_of([&] { parse(text); }); };
+  CHECK(refusal(R"({"sequence_parallel_size": 1})") == "nothing thrown");
+  CHECK(refusal(R"({"tensor_parallel": {"autotp_size": 0}})") == "nothing thrown");
+  CHECK(has(refusal(R"({"sequence_parallel_size": 2})"), "sequence_parallel_size"));
+  CHECK(has(refusal(R"({"fp16": {"hysteresis": 0}})"), "fp16.hysteresis"));
+  CHECK(has(refusal(R"({"fp16": {"loss_scale": 1e39}})"), "fp16.loss_scale"));
 }
 
 TEST_CASE("batch sizes are derived as in DeepSpeed") {

@@ -62,7 +62,7 @@ template <class Run>
 class translation_job {
  public:
   translation_job(options chosen, std::optional<ds_config> config)
-      : chosen_(std::move(chosen)), ds_(std::move(config)) {}
+      : chosen_(std::move(chosen)), ds_(std::move(config)), learning_rate_(chosen_.learning_rate) {}
 
   int run() {
     check_memory_of_model();
@@ -185,24 +185,20 @@ class translation_job {
   }
 
   void build_trainer() {
-    batch_shape largest;
-    auto widen = [&](const batch_shape& other) {
-      largest.batch = std::max(largest.batch, other.batch);
-      largest.source_tokens = std::max(largest.source_tokens, other.source_tokens);
-      largest.target_tokens = std::max(largest.target_tokens, other.target_tokens);
-      largest.max_source_length = std::max(largest.max_source_length, other.max_source_length);
-      largest.max_target_length = std::max(largest.max_target_length, other.max_target_length);
-    };
-    if (train_data_)
-      widen(train_data_->largest_batch(chosen_.per_device_train_batch_size,
-                                       padding_of_labels(chosen_, chosen_.max_target_length)));
-    if (validation_data_)
-      widen(validation_data_->largest_batch(chosen_.per_device_eval_batch_size,
-                                            padding_of_labels(chosen_, chosen_.evaluation_target_length())));
-    largest_ = largest;
+    batch_shape evaluation{.batch = 0};
+    if (validation_data_) {
+      evaluation = validation_data_->largest_batch(
+          chosen_.per_device_eval_batch_size, padding_of_labels(chosen_, chosen_.evaluation_target_length()));
+    }
+    largest_ = evaluation;
+    if (train_data_) {
+      largest_ = train_data_->largest_batch(chosen_.per_device_train_batch_size,
+                                            padding_of_labels(chosen_, chosen_.max_target_length));
+    }
 
     trainer_options settings;
     settings.trains = chosen_.do_train;
+    settings.evaluation_batch = evaluation;
     settings.threads = threads_of(chosen_);
     settings.gradient_accumulation = chosen_.gradient_accumulation_steps;
     settings.max_grad_norm = chosen_.max_grad_norm;
@@ -211,11 +207,10 @@ class translation_job {
     settings.seed = static_cast<std::uint32_t>(chosen_.seed);
     settings.optimizer = {chosen_.adam_beta1, chosen_.adam_beta2, chosen_.adam_epsilon, chosen_.weight_decay,
                           weight_decay_scope::hugging_face};
+    settings.scaler = loss_scaler_options::grad_scaler();
     if (ds_ && steps_) apply_ds_config(settings);
-    const memory_plan plan = Run::plan(files_.config.shape, largest_,
-                                       {.threads = settings.threads,
-                                        .accumulates_micro_batches = settings.gradient_accumulation > 1,
-                                        .trains = settings.trains});
+    const memory_plan plan =
+        Run::plan(files_.config.shape, largest_, trainer<Run>::plan_options_of(settings));
     const index_t available = Run::backend::memory::available_bytes();
     if (plan.total_bytes > available) {
       throw capacity_error(
@@ -259,8 +254,25 @@ class translation_job {
     arguments.d_model = compiled.d_model;
     fill_auto(*ds_, arguments);
     static_cast<void>(resolve_batch_sizes(*ds_, 1));  // checks that the sizes agree
-    if (ds_->optimizer) settings.optimizer.decay_scope = weight_decay_scope::everything;
+    // What the file gives equals the arguments now; what it leaves out has DeepSpeed's defaults, not theirs.
+    const auto value_or = [](const auto& setting, auto fallback) {
+      return setting ? setting->value() : fallback;
+    };
+    if (ds_->optimizer) {
+      const ds_optimizer_section& optimizer = *ds_->optimizer;
+      const std::array<double, 2> betas = value_or(optimizer.betas, std::array{0.9, 0.999});
+      settings.optimizer = {betas[0], betas[1], value_or(optimizer.eps, 1e-8),
+                            value_or(optimizer.weight_decay, 0.0), weight_decay_scope::everything};
+      learning_rate_ = value_or(optimizer.lr, 1e-3);
+    }
+    settings.max_grad_norm = value_or(ds_->gradient_clipping, 1.0);
+    if (learning_rate_ != chosen_.learning_rate || settings.max_grad_norm != chosen_.max_grad_norm) {
+      std::cerr << ds_->source << ": DeepSpeed's defaults stand for what it leaves out: learning rate "
+                << python_repr(learning_rate_) << ", gradient clipping "
+                << python_repr(settings.max_grad_norm) << "\n";
+    }
     const ds_fp16_section& fp16 = ds_->fp16;
+    settings.scaler = loss_scaler_options();
     settings.scaler.dynamic = fp16.loss_scale == 0;
     settings.scaler.initial_scale =
         fp16.loss_scale > 0 ? fp16.loss_scale : std::ldexp(1.0, static_cast<int>(fp16.initial_scale_power));
@@ -268,17 +280,23 @@ class translation_job {
     settings.scaler.hysteresis = static_cast<int>(fp16.hysteresis);
     settings.scaler.minimum_scale = fp16.min_loss_scale;
     settings.scaler.consecutive_hysteresis = fp16.consecutive_hysteresis;
+    if (ds_->zero.stage == 0) settings.scaler.hysteresis = 1;  // FP16_Optimizer halves at once
     if (!ds_->scheduler) return;
-    if (ds_->scheduler->type != "WarmupLR") {
-      throw input_error(ds_->source + ": scheduler.type " + ds_->scheduler->type +
-                        " is not available yet; use WarmupLR, or remove the section for --lr_scheduler_type");
-    }
+    const ds_scheduler_section& scheduler = *ds_->scheduler;
     warmup_lr_schedule schedule;
-    if (ds_->scheduler->warmup_min_lr) schedule.minimum = ds_->scheduler->warmup_min_lr->value();
-    schedule.maximum =
-        ds_->scheduler->warmup_max_lr ? ds_->scheduler->warmup_max_lr->value() : chosen_.learning_rate;
-    if (ds_->scheduler->warmup_num_steps) schedule.warmup_steps = ds_->scheduler->warmup_num_steps->value();
-    schedule.logarithmic = ds_->scheduler->warmup_type != "linear";
+    schedule.kind = scheduler.type == "WarmupDecayLR"    ? warmup_lr_kind::decay
+                    : scheduler.type == "WarmupCosineLR" ? warmup_lr_kind::cosine
+                                                         : warmup_lr_kind::constant;
+    schedule.minimum = value_or(scheduler.warmup_min_lr, 0.0);
+    schedule.maximum = value_or(scheduler.warmup_max_lr, learning_rate_);
+    if (schedule.kind == warmup_lr_kind::cosine) {
+      schedule.minimum = scheduler.warmup_min_ratio * learning_rate_;
+      schedule.maximum = learning_rate_;
+      schedule.final_ratio = scheduler.cos_min_ratio;
+    }
+    schedule.warmup_steps = value_or(scheduler.warmup_num_steps, index_t{1000});
+    schedule.total_steps = value_or(scheduler.total_num_steps, steps_->max_steps);
+    schedule.logarithmic = scheduler.warmup_type != "linear";
     ds_schedule_ = schedule;
   }
 
@@ -299,7 +317,7 @@ class translation_job {
         schedule.kind = lr_schedule_kind::constant_with_warmup;
         break;
     }
-    schedule.learning_rate = chosen_.learning_rate;
+    schedule.learning_rate = learning_rate_;
     schedule.total_steps = steps_->max_steps;
     schedule.warmup_steps = chosen_.warmup_updates(steps_->max_steps);
     return schedule(applied_updates);
@@ -363,7 +381,7 @@ class translation_job {
         const index_t group = std::min(accumulation, steps.batches_per_epoch - (b - in_update));
         double loss = trainer_->train_micro_batch(view, group) / static_cast<double>(group);
         if (!std::isfinite(loss) && chosen_.logging_nan_inf_filter) {
-          loss = window.sum / static_cast<double>(1 + window.updates);
+          loss = (window.sum + update_loss) / static_cast<double>(1 + window.updates);
         }
         update_loss += loss;
         flops += 6.0 * static_cast<double>(view.source.max_length * view.source.batch) *
@@ -382,7 +400,9 @@ class translation_job {
         bar.advance();
         if (result.skipped) {
           bar.print_above(
-              "OVERFLOW! Skipping step. The loss scale is now " + python_repr(trainer_->loss_scale()),
+              Run::precision::needs_loss_scale
+                  ? "OVERFLOW! Skipping step. The loss scale is now " + python_repr(trainer_->loss_scale())
+                  : std::string("The gradients are not finite: skipping step"),
               std::cerr);
         }
         const bool logs = chosen_.logging_strategy == interval_strategy::steps &&
@@ -464,7 +484,8 @@ class translation_job {
               << "\n";
     std::vector<index_t> order(static_cast<std::size_t>(n));
     std::iota(order.begin(), order.end(), index_t{0});
-    micro_batch batch(largest_);
+    micro_batch batch(validation_data_->largest_batch(
+        batch_size, padding_of_labels(chosen_, chosen_.evaluation_target_length())));
     const index_t batches = ceil_div(n, batch_size);
     progress_bar bar("Evaluating", batches, bar_mode(chosen_));
     double loss = 0.0;
@@ -502,6 +523,7 @@ class translation_job {
   std::optional<tokenized_dataset> validation_data_;
   std::optional<step_arithmetic> steps_;
   std::optional<warmup_lr_schedule> ds_schedule_;
+  double learning_rate_;  ///< peak
   batch_shape largest_;
   std::unique_ptr<trainer<Run>> trainer_;
   double epoch_ = 0.0;

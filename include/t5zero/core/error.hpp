@@ -40,7 +40,7 @@ class numeric_error : public error {
 };
 
 /// A caller of the library broke a function's contract (a shape, a size). The text ends in file:line of the
-/// call, because that is where the repair is.
+/// check, where the contract stands.
 class contract_error : public error {
  public:
   explicit contract_error(const std::string& message,

@@ -104,7 +104,7 @@ class decoder {
           execution, shape, attention_mask::causal, tokens, weights.self_attention(shape, layer, bias.data()),
           self_places(dropout, i), saved.decoder_stream(3 * i, n), saved.decoder_attention(i, n),
           saved.scratch(), self_attention_gradients_of(sink, shape, layer, bias_), grad);
-      complete_layer(sink, layer);
+      sink.complete(layer.all);
     }
     sink.complete(bias_);
     Sublayers::embed_backward(execution, batch.decoder_ids, tokens,

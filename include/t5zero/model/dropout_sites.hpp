@@ -26,6 +26,10 @@ struct dropout_state {
   std::uint32_t seed = 0;
   std::uint32_t micro_step = 0;
 
+  /// Layers of a stack, and heads, that a site number has room for.
+  static constexpr index_t max_layers = index_t{1} << 10;
+  static constexpr index_t max_heads = index_t{1} << 16;
+
   /// Sites are numbered below 2^16: the upper bits hold the head of attention weights.
   [[nodiscard]] constexpr dropout_site at(parameter_stack stack, index_t layer, dropout_place place) const {
     const std::uint32_t site = (static_cast<std::uint32_t>(stack) << 14U) |

@@ -108,7 +108,7 @@ class encoder {
           execution, shape, attention_mask::full, tokens, weights.self_attention(shape, layer, bias.data()),
           attention_places(dropout, i), saved.encoder_stream(2 * i, n), saved.encoder_attention(i, n),
           saved.scratch(), self_attention_gradients_of(sink, shape, layer, bias_), grad);
-      complete_layer(sink, layer);
+      sink.complete(layer.all);
     }
     sink.complete(bias_);
     Sublayers::embed_backward(execution, batch.source_ids, tokens,

@@ -13,7 +13,6 @@ struct layer_ranges {
   parameter_range all;  ///< from the first to the last of the layer: what a lease covers
   parameter_range self_norm, self_qkv, self_o;
   parameter_range cross_norm, cross_q, cross_o;  ///< decoder only
-  parameter_range cross_key_value;               ///< decoder only; outside `all`
   parameter_range feed_forward_norm, wi, wo;
 };
 
@@ -33,7 +32,6 @@ constexpr layer_ranges find_layer(const model_shape& shape, parameter_stack stac
     ranges.cross_norm = find(cross_norm).range();
     ranges.cross_q = find(cross_q).range();
     ranges.cross_o = find(cross_o).range();
-    ranges.cross_key_value = span_of(find(cross_k), find(cross_v));
   }
   ranges.feed_forward_norm = find(feed_forward_norm).range();
   ranges.wi = shape.gated() ? span_of(find(wi_0), find(wi_1)) : find(wi).range();
@@ -98,12 +96,6 @@ nn::feed_forward_gradients feed_forward_gradients_of(Sink& sink, const model_sha
                                                      const layer_ranges& layer) {
   return {contribute_vector(sink, layer.feed_forward_norm), contribute_matrix(sink, layer.wi, shape.d_model),
           contribute_matrix(sink, layer.wo, shape.d_ff)};
-}
-
-/// Every gradient of the layer is there (those of `cross_key_value` are the encoder's to complete).
-template <gradient_sink Sink>
-void complete_layer(Sink& sink, const layer_ranges& layer) {
-  sink.complete(layer.all);
 }
 
 }  // namespace t5zero::model

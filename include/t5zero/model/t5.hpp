@@ -22,7 +22,12 @@ class t5 {
         embedding_(find_parameter(shape, parameter_stack::shared, 0, parameter_role::embedding).range()),
         head_(shape.ties_embeddings
                   ? embedding_
-                  : find_parameter(shape, parameter_stack::shared, 0, parameter_role::lm_head).range()) {}
+                  : find_parameter(shape, parameter_stack::shared, 0, parameter_role::lm_head).range()) {
+    require(shape.n_encoder_layers <= dropout_state::max_layers &&
+                shape.n_decoder_layers <= dropout_state::max_layers &&
+                shape.n_heads <= dropout_state::max_heads,
+            "t5: more layers or heads than dropout sites are numbered for");
+  }
 
   /// Loss of a batch without gradients: evaluation when dropout.rate is 0.
   template <class Execution, parameter_source_of<T> Source>

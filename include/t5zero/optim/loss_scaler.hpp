@@ -1,21 +1,37 @@
-// Loss scaling for fp16 gradients (Micikevicius et al. 2018), with DeepSpeed's rules for stages 1 to 3.
+// Loss scaling for fp16 gradients (Micikevicius et al. 2018), with DeepSpeed's rules or PyTorch's.
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 
 namespace t5zero {
 
+/// Whose rules a dynamic scale follows.
+enum class loss_scale_rule : std::uint8_t {
+  deepspeed,   ///< LossScaler of stages 1 to 3: hysteresis, and an overflow at the minimum ends the run
+  grad_scaler  ///< torch.amp.GradScaler: halves at once, doubles after `window` clean updates in a row
+};
+
 /// Options as in DeepSpeed's "fp16" section.
 struct loss_scaler_options {
+  loss_scale_rule rule = loss_scale_rule::deepspeed;
   double initial_scale = 65536.0;
   index_t window = 1000;  ///< clean updates before the scale doubles
   int hysteresis = 2;     ///< overflows before the scale halves for the first time
   bool consecutive_hysteresis = false;
   double minimum_scale = 1.0;
   bool dynamic = true;  ///< false: the scale stays, an overflow still skips the update
+
+  /// What transformers uses without DeepSpeed.
+  [[nodiscard]] static constexpr loss_scaler_options grad_scaler() {
+    loss_scaler_options options;
+    options.rule = loss_scale_rule::grad_scaler;
+    options.window = 2000;
+    return options;
+  }
 };
 
 /// Asked once for each update. t5zero unscales with the scale that backward used, also on the step that grows
@@ -32,6 +48,7 @@ class loss_scaler {
   /// Throws numeric_error if the scale cannot be lowered further.
   void update(bool overflow) {
     if (!options_.dynamic) return;
+    if (options_.rule == loss_scale_rule::grad_scaler) return update_as_grad_scaler(overflow);
     if (overflow) {
       if (options_.hysteresis == 1 || hysteresis_ == 1) {
         if (scale_ <= options_.minimum_scale) {
@@ -57,11 +74,22 @@ class loss_scaler {
   }
 
  private:
+  void update_as_grad_scaler(bool overflow) {
+    if (overflow) {
+      scale_ /= 2.0;
+      clean_ = 0;
+    } else if (++clean_ == options_.window) {
+      scale_ *= 2.0;
+      clean_ = 0;
+    }
+  }
+
   loss_scaler_options options_;
   double scale_;
   int hysteresis_;
   index_t iteration_ = 0;
   index_t last_overflow_ = -1;
+  index_t clean_ = 0;  ///< updates in a row, grad_scaler only
 };
 
 }  // namespace t5zero

@@ -38,24 +38,44 @@ struct lr_schedule {
   }
 };
 
-/// DeepSpeed's WarmupLR: from minimum to maximum, logarithmically or linearly, then constant.
+/// What follows the warmup of a DeepSpeed schedule: WarmupLR, WarmupDecayLR, WarmupCosineLR.
+enum class warmup_lr_kind : std::uint8_t { constant, decay, cosine };
+
+/// DeepSpeed's schedules (runtime/lr_schedules.py): from minimum to maximum, logarithmically or linearly,
+/// then constant, or down to `minimum` (decay, linear) or to final_ratio * maximum (cosine) at total_steps.
 struct warmup_lr_schedule {
+  warmup_lr_kind kind = warmup_lr_kind::constant;
   double minimum = 0.0;
   double maximum = 1e-3;
   index_t warmup_steps = 1000;  ///< below 2 counts as 2
+  index_t total_steps = 0;      ///< decay and cosine
+  double final_ratio = 1e-4;    ///< cosine
   bool logarithmic = true;
 
   /// Rate of the update that follows `steps` applied ones. The schedule is stepped after each update and
-  /// starts one step early, so the first two updates run at `minimum`.
+  /// starts one step early, so the first two updates run at `minimum` (cosine: the very first at 0).
   [[nodiscard]] double operator()(index_t steps) const {
+    if (kind == warmup_lr_kind::cosine && steps == 0) return 0.0;
     const index_t w = std::max<index_t>(2, warmup_steps);
     const index_t s = std::max<index_t>(0, steps - 1);
-    double gamma = 1.0;
+    const auto rest = static_cast<double>(std::max<index_t>(1, total_steps - w));
     if (s < w) {
-      gamma = logarithmic ? std::log(static_cast<double>(s + 1)) / std::log(static_cast<double>(w))
-                          : static_cast<double>(s) / static_cast<double>(w);
+      const double gamma = logarithmic
+                               ? std::log(static_cast<double>(s + 1)) / std::log(static_cast<double>(w))
+                               : static_cast<double>(s) / static_cast<double>(w);
+      return minimum + (maximum - minimum) * gamma;
     }
-    return minimum + (maximum - minimum) * std::min(1.0, gamma);
+    switch (kind) {
+      case warmup_lr_kind::decay:
+        return minimum + (maximum - minimum) * std::max(0.0, static_cast<double>(total_steps - s) / rest);
+      case warmup_lr_kind::cosine: {
+        const double x = std::min(1.0, static_cast<double>(s - w + 1) / rest);
+        return maximum * (final_ratio + (1.0 - final_ratio) * 0.5 * (1.0 + std::cos(std::numbers::pi * x)));
+      }
+      case warmup_lr_kind::constant:
+        break;
+    }
+    return maximum;
   }
 };
 

@@ -1,12 +1,14 @@
-// Where each activation of a training step stands in the arena, for ragged batches of at most the planned
-// tokens.
+// Where each activation of a step stands in the arena, for ragged batches of at most the planned tokens.
 //
 // Saved from forward to backward: the fp32 residual stream before each sublayer, the inverse RMS of each
 // norm, q, k, v, the context and the log-sum-exp of each attention, the hidden layer of each feed-forward,
 // and the encoder's output with its cross-attention k, v. Everything else (normed inputs, dropout masks,
 // attention probabilities) is computed again. Buffers that live within one sublayer are shared by all
-// sublayers; the head's logits, which live between forward and backward, share the same bytes.
+// sublayers; the head's logits, which live between forward and backward, share the same bytes. In evaluation
+// nothing is saved: layers take two streams in turn, and one state of each kind.
 #pragma once
+
+#include <cstdint>
 
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/batch_shape.hpp>
@@ -73,9 +75,13 @@ struct activation_plan {
 /// head's weights again for each chunk.
 inline constexpr index_t head_chunk_tokens = 256;
 
+/// What the activations are for.
+enum class activation_use : std::uint8_t { training, evaluation };
+
 /// Lays the activations out. `param_bytes`: of one stored element (4 or 2).
 constexpr activation_plan plan_activations(const model_shape& shape, const batch_shape& batch,
-                                           index_t param_bytes, slice_builder& builder) {
+                                           activation_use use, index_t param_bytes, slice_builder& builder) {
+  const bool trains = use == activation_use::training;
   const index_t start = builder.position();
   const index_t d = shape.d_model;
   const index_t inner = shape.inner_dim();
@@ -87,7 +93,8 @@ constexpr activation_plan plan_activations(const model_shape& shape, const batch
   const index_t hidden = shape.gated() ? 2 * shape.d_ff : shape.d_ff;
 
   activation_plan plan;
-  auto attention = [&](index_t layers, index_t tokens, index_t projected) {
+  auto attention = [&](index_t all_layers, index_t tokens, index_t projected) {
+    const index_t layers = trains ? all_layers : 1;
     attention_slices slices;
     slices.inverse_rms = builder.take_array(layers, tokens * 4);
     slices.projected = builder.take_array(layers, tokens * projected * param_bytes);
@@ -95,45 +102,48 @@ constexpr activation_plan plan_activations(const model_shape& shape, const batch
     slices.log_sum_exp = builder.take_array(layers, tokens * shape.n_heads * 4);
     return slices;
   };
-  auto feed_forward = [&](index_t layers, index_t tokens) {
+  auto feed_forward = [&](index_t all_layers, index_t tokens) {
+    const index_t layers = trains ? all_layers : 1;
     feed_forward_slices slices;
     slices.inverse_rms = builder.take_array(layers, tokens * 4);
     slices.hidden = builder.take_array(layers, tokens * hidden * param_bytes);
     return slices;
   };
 
-  plan.encoder_stream = builder.take_array(2 * n_encoder + 1, source * d * 4);
+  plan.encoder_stream = builder.take_array(trains ? 2 * n_encoder + 1 : 2, source * d * 4);
   plan.encoder_attention = attention(n_encoder, source, 3 * inner);
   plan.encoder_feed_forward = feed_forward(n_encoder, source);
   plan.encoder_final_inverse_rms = builder.take(source * 4);
   plan.encoder_output = builder.take(source * d * param_bytes);
   plan.cross_key_value = builder.take(source * n_decoder * 2 * inner * param_bytes);
 
-  plan.decoder_stream = builder.take_array(3 * n_decoder + 1, target * d * 4);
+  plan.decoder_stream = builder.take_array(trains ? 3 * n_decoder + 1 : 2, target * d * 4);
   plan.decoder_attention = attention(n_decoder, target, 3 * inner);
   plan.cross_attention = attention(n_decoder, target, inner);
   plan.decoder_feed_forward = feed_forward(n_decoder, target);
   plan.decoder_final_inverse_rms = builder.take(target * 4);
   plan.decoder_output = builder.take(target * d * param_bytes);
 
-  plan.grad_stream = builder.take(both * d * 4);
-  plan.grad_output = builder.take(both * d * 4);
-  plan.grad_cross_key_value = builder.take(source * n_decoder * 2 * inner * param_bytes);
+  const index_t grad_tokens = trains ? both : 0;  // evaluation has no gradients
+  plan.grad_stream = builder.take(grad_tokens * d * 4);
+  plan.grad_output = builder.take(grad_tokens * d * 4);
+  plan.grad_cross_key_value = builder.take((trains ? source : 0) * n_decoder * 2 * inner * param_bytes);
   plan.row_loss = builder.take(target * 2 * 8);
 
   const index_t shared = builder.position();
   plan.normed = builder.take(both * d * param_bytes);
   plan.branch = builder.take(both * d * 4);
-  plan.grad_branch = builder.take(both * d * param_bytes);
-  plan.grad_projected = builder.take(both * 3 * inner * param_bytes);
-  plan.grad_context = builder.take(both * inner * param_bytes);
+  plan.grad_branch = builder.take(grad_tokens * d * param_bytes);
+  plan.grad_projected = builder.take(grad_tokens * 3 * inner * param_bytes);
+  plan.grad_context = builder.take(grad_tokens * inner * param_bytes);
   plan.activated = builder.take(shape.gated() ? both * shape.d_ff * param_bytes : 0);
-  plan.grad_activated = builder.take(both * shape.d_ff * param_bytes);
-  plan.grad_hidden = builder.take(both * hidden * param_bytes);
+  plan.grad_activated = builder.take(grad_tokens * shape.d_ff * param_bytes);
+  plan.grad_hidden = builder.take(grad_tokens * hidden * param_bytes);
   builder.rewind(shared);
   plan.head_chunk = target < head_chunk_tokens ? target : head_chunk_tokens;
   plan.logits = builder.take(plan.head_chunk * shape.vocab_size * 4);
-  plan.grad_logits = builder.take(param_bytes == 4 ? 0 : plan.head_chunk * shape.vocab_size * param_bytes);
+  plan.grad_logits =
+      builder.take(param_bytes == 4 || !trains ? 0 : plan.head_chunk * shape.vocab_size * param_bytes);
   builder.skip_to_high_water();
   plan.bytes = builder.position() - start;
   return plan;

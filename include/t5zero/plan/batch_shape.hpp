@@ -19,6 +19,13 @@ struct batch_shape {
     return {batch, batch * max_source_length, batch * max_target_length, max_source_length,
             max_target_length};
   }
+  /// The smallest shape that holds batches of both.
+  [[nodiscard]] constexpr batch_shape covering(const batch_shape& other) const {
+    const auto larger = [](index_t a, index_t b) { return a > b ? a : b; };
+    return {larger(batch, other.batch), larger(source_tokens, other.source_tokens),
+            larger(target_tokens, other.target_tokens), larger(max_source_length, other.max_source_length),
+            larger(max_target_length, other.max_target_length)};
+  }
 };
 
 }  // namespace t5zero

@@ -21,6 +21,7 @@ struct plan_options {
   int threads = 1;                         ///< of the CPU backend: each has packing buffers
   bool accumulates_micro_batches = false;  ///< gradients are then fp32 in every precision
   bool trains = true;                      ///< false: evaluation only, weights and activations
+  batch_shape evaluation{.batch = 0};      ///< the largest evaluation batch; batch 0: as in training
 };
 
 /// One line of the printed table.
@@ -31,13 +32,15 @@ struct plan_line {
 
 /// Slices of the one arena of a rank, and their sum.
 struct memory_plan {
-  slice weights;             ///< param [parameters]
-  slice master_weights;      ///< float [parameters]; empty where weights are fp32
-  slice first_moments;       ///< float [parameters]
-  slice second_moments;      ///< float [parameters]
-  slice gradients;           ///< grad_type (or float) [parameters]
-  slice tied_gradient_sums;  ///< float: 16-bit gradients with several contributions are summed in fp32
-  activation_plan activations;
+  slice weights;               ///< param [parameters]
+  slice master_weights;        ///< float [parameters]; empty where weights are fp32
+  slice first_moments;         ///< float [parameters]
+  slice second_moments;        ///< float [parameters]
+  slice gradients;             ///< grad_type (or float) [parameters]
+  slice gradient_sums;         ///< float: 16-bit gradients of several contributions are summed in fp32
+  activation_plan training;    ///< activations; empty without training
+  activation_plan evaluation;  ///< activations of evaluation, in the same bytes
+  index_t activation_bytes = 0;
   slice workspace;  ///< packing buffers and partial sums of the backend
   index_t total_bytes = 0;
   dtype gradient_type = dtype::f32;
@@ -45,7 +48,7 @@ struct memory_plan {
   /// Bytes that depend on the model alone: checked before any name is resolved or any text read.
   [[nodiscard]] constexpr index_t model_state_bytes() const {
     return weights.bytes + master_weights.bytes + first_moments.bytes + second_moments.bytes +
-           gradients.bytes + tied_gradient_sums.bytes;
+           gradients.bytes + gradient_sums.bytes;
   }
   [[nodiscard]] constexpr std::array<plan_line, 9> lines() const {
     return {{{"weights", weights.bytes},
@@ -53,20 +56,16 @@ struct memory_plan {
              {"first moments (fp32)", first_moments.bytes},
              {"second moments (fp32)", second_moments.bytes},
              {"gradients", gradients.bytes},
-             {"sums of tied gradients (fp32)", tied_gradient_sums.bytes},
-             {"activations", activations.bytes},
+             {"sums of gradients (fp32)", gradient_sums.bytes},
+             {"activations", activation_bytes},
              {"backend workspace", workspace.bytes},
              {"total", total_bytes}}};
   }
 };
 
-/// Elements of the largest gradient with several contributions.
-[[nodiscard]] constexpr index_t tied_gradient_elements(const model_shape& shape) {
-  index_t count = 0;
-  for_each_parameter(shape, [&](const parameter_row& row) {
-    if (row.use_sites > 1) count += round_up(row.count(), slice_alignment / 4);
-  });
-  return count;
+/// Elements of all gradients that are sums of contributions.
+[[nodiscard]] constexpr index_t gradient_sum_elements(const model_shape& shape) {
+  return for_each_gradient_sum(shape, [](const parameter_row&, index_t) {});
 }
 
 /// Plans one rank at world size 1, where no ZeRO stage holds less than the whole: the ZeRO policy does not
@@ -87,11 +86,21 @@ template <class Backend, precision_policy Precision>
     plan.first_moments = builder.take(parameters * 4);
     plan.second_moments = builder.take(parameters * 4);
     plan.gradients = builder.take(parameters * byte_size(plan.gradient_type));
-    plan.tied_gradient_sums =
-        builder.take(plan.gradient_type == dtype::f32 ? 0 : tied_gradient_elements(shape) * 4);
+    plan.gradient_sums =
+        builder.take(plan.gradient_type == dtype::f32 ? 0 : gradient_sum_elements(shape) * 4);
   }
-  plan.activations = plan_activations(shape, batch, param_bytes, builder);
-  plan.workspace = builder.take(Backend::template workspace_bytes<Precision>(shape, batch, options.threads));
+  // Training and evaluation never run at the same time.
+  const batch_shape evaluation = options.evaluation.batch > 0 ? options.evaluation : batch;
+  const index_t start = builder.position();
+  if (options.trains) {
+    plan.training = plan_activations(shape, batch, activation_use::training, param_bytes, builder);
+    builder.rewind(start);
+  }
+  plan.evaluation = plan_activations(shape, evaluation, activation_use::evaluation, param_bytes, builder);
+  builder.skip_to_high_water();
+  plan.activation_bytes = builder.position() - start;
+  plan.workspace = builder.take(
+      Backend::template workspace_bytes<Precision>(shape, batch.covering(evaluation), options.threads));
   plan.total_bytes = builder.high_water();
   return plan;
 }

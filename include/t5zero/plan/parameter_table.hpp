@@ -68,6 +68,12 @@ struct parameter_row {
   [[nodiscard]] constexpr index_t count() const { return rows * cols; }
   [[nodiscard]] constexpr parameter_range range() const { return {offset, count()}; }
   [[nodiscard]] constexpr bool is_vector() const { return is_norm(role); }
+  /// Its gradient is a sum of contributions: of several use sites, of the layers of a stack, or, for a head
+  /// of its own, of chunks of target tokens. Such sums are kept in fp32 and rounded once.
+  [[nodiscard]] constexpr bool sums_gradient() const {
+    return role == parameter_role::embedding || role == parameter_role::relative_bias ||
+           role == parameter_role::lm_head;
+  }
 };
 
 namespace detail {
@@ -153,6 +159,19 @@ constexpr void for_each_parameter(const model_shape& shape, F&& f) {
 template <model_policy Model>
 [[nodiscard]] constexpr index_t parameter_count() {
   return parameter_count(Model::shape);
+}
+
+/// Calls f(row, first) for each tensor whose gradient is a sum, `first` being its place in a float buffer of
+/// all of them; returns the elements of that buffer. Each sum starts at a multiple of 64 bytes.
+template <class F>
+constexpr index_t for_each_gradient_sum(const model_shape& shape, const F& f) {
+  index_t first = 0;
+  for_each_parameter(shape, [&](const parameter_row& row) {
+    if (!row.sums_gradient()) return;
+    f(row, first);
+    first += round_up(row.count(), index_t{16});
+  });
+  return first;
 }
 
 /// Tensors that a checkpoint of the model holds.

@@ -40,6 +40,15 @@ struct model_shape {
     return feed_forward == feed_forward_kind::gated_gelu;
   }
   friend constexpr bool operator==(const model_shape&, const model_shape&) = default;
+
+  /// Equal but for what a checkpoint or a tokenizer decides at run time: vocabulary, head, epsilon.
+  [[nodiscard]] constexpr bool same_dimensions(model_shape other) const {
+    other.ties_embeddings = ties_embeddings;
+    other.scales_output = scales_output;
+    other.vocab_size = vocab_size;
+    other.epsilon = epsilon;
+    return other == *this;
+  }
 };
 
 namespace detail {
@@ -124,12 +133,17 @@ template <class M>
 concept shape_is_positive =
     M::shape.d_model > 0 && M::shape.d_kv > 0 && M::shape.d_ff > 0 && M::shape.n_heads > 0 &&
     M::shape.n_encoder_layers > 0 && M::shape.n_decoder_layers > 0 && M::shape.vocab_size > 0;
+/// Each direction of the encoder has half of the buckets, of which half are exact distances.
+template <class M>
+concept has_position_buckets = M::shape.n_buckets >= 4 && M::shape.n_buckets % 4 == 0 &&
+                               M::shape.max_distance > M::shape.n_buckets / 2 && M::shape.epsilon > 0.0F;
 /// Kernels move 16 bytes at a time: eight 16-bit elements.
 template <class M>
 concept shape_is_aligned = M::shape.d_model % 8 == 0 && M::shape.d_kv % 8 == 0 && M::shape.d_ff % 8 == 0;
 
 /// A type that may stand first in run<Model, Zero, Precision, Backend>.
 template <class M>
-concept model_policy = has_a_shape<M> && shape_is_positive<M> && shape_is_aligned<M>;
+concept model_policy =
+    has_a_shape<M> && shape_is_positive<M> && has_position_buckets<M> && shape_is_aligned<M>;
 
 }  // namespace t5zero

@@ -57,6 +57,10 @@ using all_precisions = type_list<fp32, tf32, fp16, bf16>;
 template <class P>
 concept names_its_types = element<typename P::param_type> && element<typename P::compute_type> &&
     element<typename P::accum_type> && element<typename P::grad_type>;
+/// Gradients are written by matmuls of the parameters' type, or summed in fp32.
+template <class P>
+concept stores_gradients_as_params_or_fp32 =
+    std::same_as<typename P::grad_type, typename P::param_type> || std::same_as<typename P::grad_type, float>;
 template <class P>
 concept accumulates_in_fp32 = std::same_as<typename P::accum_type, float>;
 template <class P>
@@ -73,8 +77,8 @@ concept keeps_masters_for_16_bit_weights =
 
 /// A type that may stand third in run<Model, Zero, Precision, Backend>.
 template <class P>
-concept precision_policy = names_its_types<P> && accumulates_in_fp32<P> && says_what_it_needs<P> &&
-    keeps_masters_for_16_bit_weights<P>;
+concept precision_policy = names_its_types<P> && stores_gradients_as_params_or_fp32<P> &&
+    accumulates_in_fp32<P> && says_what_it_needs<P> && keeps_masters_for_16_bit_weights<P>;
 
 static_assert(precision_policy<fp32> && precision_policy<tf32> && precision_policy<fp16> &&
               precision_policy<bf16>);

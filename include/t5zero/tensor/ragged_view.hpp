@@ -9,8 +9,7 @@
 
 namespace t5zero {
 
-/// `batch` sequences; sequence b is tokens [offsets[b], offsets[b + 1]). A batch may end in padding tokens
-/// that belong to no sequence (a GPU graph has a fixed size): `tokens` >= offsets[batch].
+/// `batch` sequences of at least one token; sequence b is tokens [offsets[b], offsets[b + 1]).
 struct ragged_view {
   const index_t* offsets = nullptr;          ///< [batch + 1], offsets[0] == 0
   const std::uint32_t* rows = nullptr;       ///< [tokens] row of the global batch that a token belongs to

@@ -18,13 +18,14 @@ struct slice {
   friend constexpr bool operator==(slice, slice) = default;
 };
 
-/// `count` slices of equal size, one after another: one for each layer.
+/// Slices of equal size, one after another: one for each layer, or `period` ones that layers take in turn.
 struct slice_array {
   slice first;
   index_t stride = 0;
+  index_t period = 1;
 
   [[nodiscard]] constexpr slice operator[](index_t i) const {
-    return {first.offset + i * stride, first.bytes};
+    return {first.offset + i % period * stride, first.bytes};
   }
 };
 
@@ -41,7 +42,7 @@ class slice_builder {
   constexpr slice_array take_array(index_t count, index_t bytes) {
     const index_t stride = round_up(bytes, slice_alignment);
     const slice all = take(count * stride);
-    return {{all.offset, bytes}, stride};
+    return {{all.offset, bytes}, stride, count};
   }
   [[nodiscard]] constexpr index_t position() const { return position_; }
   [[nodiscard]] constexpr index_t high_water() const { return high_water_; }

@@ -12,6 +12,7 @@
 #include <t5zero/core/integers.hpp>
 #include <t5zero/model/activations.hpp>
 #include <t5zero/model/batch_view.hpp>
+#include <t5zero/model/check_batch.hpp>
 #include <t5zero/model/dropout_sites.hpp>
 #include <t5zero/model/t5.hpp>
 #include <t5zero/optim/adamw.hpp>
@@ -34,6 +35,7 @@ struct trainer_options {
   index_t gradient_accumulation = 1;  ///< micro-batches of an update
   int threads = 1;
   bool trains = true;  ///< false: no gradients, no optimizer state; only `evaluate` may be called
+  batch_shape evaluation_batch{.batch = 0};  ///< bounds evaluation's batches; batch 0: as in training
 };
 
 /// What one update did.
@@ -51,32 +53,41 @@ class trainer {
   using operations = typename Run::operations;
   using sharding = zero::sharding<typename Run::zero, typename Run::communicator, element_type>;
 
-  /// Allocates everything. `largest`: bounds every batch that will come. Weights are undefined until
-  /// `initialize` or `load`. Throws capacity_error if the memory is not to be had.
+  /// Allocates everything. `shape`: Run::model's, with the vocabulary and the head of this checkpoint.
+  /// `largest`: bounds every batch that will come. Weights are zero until `initialize` or `load`. Throws
+  /// capacity_error if the memory is not to be had, contract_error if an argument makes no sense.
   trainer(const model_shape& shape, const batch_shape& largest, const trainer_options& options)
-      : shape_(shape),
-        options_(options),
-        plan_(Run::plan(shape_, largest,
-                        {.threads = options.threads,
-                         .accumulates_micro_batches = options.gradient_accumulation > 1,
-                         .trains = options.trains})),
+      : shape_(checked(shape)),
+        options_(checked(options)),
+        largest_(largest),
+        largest_evaluation_(options.evaluation_batch.batch > 0 ? options.evaluation_batch : largest),
+        plan_(Run::plan(shape_, largest_, plan_options_of(options_))),
         arena_(plan_.total_bytes),
         device_(options.threads),
         execution_(device_.execution(arena_.template at<std::byte>(plan_.workspace), plan_.workspace.bytes)),
         model_(shape_),
         source_(arena_.template at<element_type>(plan_.weights)),
         sink_(shape_, arena_.template at<std::byte>(plan_.gradients), plan_.gradient_type,
-              arena_.template at<float>(plan_.tied_gradient_sums),
+              arena_.template at<float>(plan_.gradient_sums),
               [this](const float* from, void* to, dtype type, index_t count) {
                 operations::convert(execution_, from, to, type, count);
               }),
-        activations_(arena_.data(), plan_.activations, shape_),
+        activations_(arena_.data(), plan_.training, shape_),
+        evaluation_activations_(arena_.data(), plan_.evaluation, shape_),
         scaler_(options.scaler),
         table_(parameter_table(shape_)) {
     find_decay_ranges();
   }
   trainer(const trainer&) = delete;
   trainer& operator=(const trainer&) = delete;
+
+  /// How a trainer with these options plans its memory.
+  [[nodiscard]] static plan_options plan_options_of(const trainer_options& options) {
+    return {.threads = options.threads,
+            .accumulates_micro_batches = options.gradient_accumulation > 1,
+            .trains = options.trains,
+            .evaluation = options.evaluation_batch};
+  }
 
   [[nodiscard]] const model_shape& shape() const { return shape_; }
   [[nodiscard]] const memory_plan& plan() const { return plan_; }
@@ -87,11 +98,10 @@ class trainer {
 
   /// T5's random initialisation, a function of the seed and each element's place alone.
   void initialize(std::uint32_t seed, double initializer_factor = 1.0) {
-    for (const parameter_row& row : table_) {
-      operations::initialize(execution_, {wide_weights() + row.offset, row.count()}, row.init_std,
-                             initializer_factor, seed, static_cast<std::uint64_t>(row.offset));
-    }
-    publish_weights();
+    load([&](const parameter_row& row, float* to) {
+      operations::initialize(execution_, {to, row.count()}, row.init_std, initializer_factor, seed,
+                             static_cast<std::uint64_t>(row.offset));
+    });
   }
 
   /// Calls fill(row, float* values [row.count()]) for each tensor: the way weights come in.
@@ -123,9 +133,10 @@ class trainer {
   }
   /// The stored (perhaps 16-bit) values of a tensor.
   [[nodiscard]] const element_type* stored(const parameter_row& row) const { return weights() + row.offset; }
-  /// The gradient of a tensor after the micro-batches so far, unscaled. to: [row.count()].
+  /// The gradient of a tensor after the last micro-batches, unscaled. to: [row.count()].
   void read_gradient(const parameter_row& row, float* to) const {
-    const auto factor = static_cast<float>(1.0 / loss_scale());
+    require(options_.trains, "trainer: built for evaluation only (trainer_options::trains is false)");
+    const auto factor = static_cast<float>(1.0 / gradient_scale_);
     visit(plan_.gradient_type, [&](auto zero) {
       using stored_type = decltype(zero);
       const auto* from = arena_.template at<const stored_type>(plan_.gradients) + row.offset;
@@ -137,14 +148,16 @@ class trainer {
   /// `loss_divisor`: the micro-batches whose losses are averaged, usually options.gradient_accumulation.
   double train_micro_batch(const batch_view& batch, index_t loss_divisor) {
     require(options_.trains, "trainer: built for evaluation only (trainer_options::trains is false)");
-    require(options_.gradient_accumulation > 1 || micro_batches_ == 0,
+    require(micro_batches_ < options_.gradient_accumulation,
             "trainer: more micro-batches than trainer_options::gradient_accumulation; call update()");
+    require(loss_divisor > 0, "trainer: the loss is divided by the number of micro-batches, at least 1");
+    const index_t labels = check_batch(batch, largest_, shape_.vocab_size);
     sink_.begin_micro_batch(micro_batches_ > 0);
-    const index_t labels = count_labels(batch);
+    gradient_scale_ = loss_scale();
     nn::loss_options loss;
     loss.label_smoothing = options_.label_smoothing;
     loss.gradient_scale =
-        labels == 0 ? 0.0 : loss_scale() / static_cast<double>(labels) / static_cast<double>(loss_divisor);
+        labels == 0 ? 0.0 : gradient_scale_ / static_cast<double>(labels) / static_cast<double>(loss_divisor);
     const dropout_state dropout{options_.dropout_rate, options_.seed, micro_step_};
     const nn::loss_sums sums =
         model_.forward_backward(execution_, source_, sink_, batch, dropout, loss, activations_);
@@ -156,12 +169,12 @@ class trainer {
     return train_micro_batch(batch, options_.gradient_accumulation);
   }
 
-  /// Clips, steps AdamW, publishes the weights, forgets the gradients. Throws numeric_error if fp16's loss
-  /// scale cannot be lowered any further.
+  /// Clips, steps AdamW, publishes the weights; the next micro-batch starts new gradients. Throws
+  /// numeric_error if fp16's loss scale cannot be lowered any further.
   update_result update(double learning_rate) {
     require(micro_batches_ > 0, "trainer: update() needs at least one micro-batch");
     micro_batches_ = 0;
-    const double scale = loss_scale();
+    const double scale = gradient_scale_;
     const double squares =
         operations::sum_of_squares(execution_, gradients(), plan_.gradient_type, parameter_count(shape_));
     update_result result;
@@ -186,20 +199,21 @@ class trainer {
 
   /// Loss of a batch without dropout or gradients (mean over its labels that count).
   double evaluate(const batch_view& batch) {
+    check_batch(batch, largest_evaluation_, shape_.vocab_size);
     nn::loss_options loss;
     loss.label_smoothing = options_.label_smoothing;
-    return model_.forward(execution_, source_, batch, dropout_state{}, loss, activations_)
+    return model_.forward(execution_, source_, batch, dropout_state{}, loss, evaluation_activations_)
         .mean(options_.label_smoothing, shape_.vocab_size);
   }
 
   /// After `evaluate`: the encoder's output [source tokens, d_model].
   [[nodiscard]] matrix_view<const element_type> encoder_output(index_t tokens) const {
-    return activations_.encoder_output(tokens);
+    return evaluation_activations_.encoder_output(tokens);
   }
   /// After `evaluate`: calls use(first target token, logits [chunk, vocab_size]).
   template <class Use>
   void logits(index_t target_tokens, const Use& use) {
-    model_.logits(execution_, source_, target_tokens, activations_, use);
+    model_.logits(execution_, source_, target_tokens, evaluation_activations_, use);
   }
 
  private:
@@ -241,14 +255,24 @@ class trainer {
     }
   }
 
-  static index_t count_labels(const batch_view& batch) {
-    index_t count = 0;
-    for (index_t i = 0; i < batch.target.tokens; ++i) count += batch.labels[i] >= 0 ? 1 : 0;
-    return count;
+  static const model_shape& checked(const model_shape& shape) {
+    require(Run::model::shape.same_dimensions(shape) && shape.vocab_size > 0,
+            "trainer: the shape is not that of Run::model (vocabulary, ties and output scale may differ)");
+    return shape;
+  }
+  static const trainer_options& checked(const trainer_options& options) {
+    require(options.threads >= 1 && options.gradient_accumulation >= 1,
+            "trainer_options: threads and gradient_accumulation are at least 1");
+    require(options.dropout_rate >= 0.0F && options.dropout_rate < 1.0F && options.label_smoothing >= 0.0F &&
+                options.label_smoothing < 1.0F,
+            "trainer_options: dropout_rate and label_smoothing are in [0, 1)");
+    return options;
   }
 
   model_shape shape_;
   trainer_options options_;
+  batch_shape largest_;
+  batch_shape largest_evaluation_;
   memory_plan plan_;
   arena<typename backend::memory> arena_;
   typename backend::device device_;
@@ -257,10 +281,12 @@ class trainer {
   typename sharding::parameter_source source_;
   typename sharding::gradient_sink sink_;
   model::activations<element_type> activations_;
+  model::activations<element_type> evaluation_activations_;
   loss_scaler scaler_;
   std::vector<parameter_row> table_;
   std::vector<decay_range> decay_ranges_;
-  index_t micro_batches_ = 0;  ///< of the update at hand
+  double gradient_scale_ = 1.0;  ///< loss scale that the gradients at hand carry
+  index_t micro_batches_ = 0;    ///< of the update at hand
   std::uint32_t micro_step_ = 0;
   index_t applied_updates_ = 0;
 };

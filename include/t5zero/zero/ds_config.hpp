@@ -75,8 +75,6 @@ struct ds_optimizer_section {
   setting<std::array<double, 2>> betas;
   setting<double> eps;
   setting<double> weight_decay;
-  bool decoupled_decay = true;  ///< false only for "Adam" with adam_w_mode false
-  bool bias_correction = true;
 };
 
 /// "scheduler".

@@ -11,12 +11,11 @@
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/parameter_table.hpp>
-#include <t5zero/tensor/slice.hpp>
 #include <t5zero/tensor/tensor_view.hpp>
 
 namespace t5zero::zero {
 
-/// Gradients of all parameters in one flat buffer of element type `type`. A gradient with several
+/// Gradients of all parameters in one flat buffer of element type `type`. A gradient of several
 /// contributions is summed in fp32 beside a 16-bit buffer and rounded once, when it is complete. With several
 /// micro-batches to an update the buffer is fp32 and later micro-batches add to it.
 class local_gradients {
@@ -27,11 +26,8 @@ class local_gradients {
   /// data: [parameter_count] elements of `type`; sums: as plan_memory planned, unused if type is fp32.
   local_gradients(const model_shape& shape, std::byte* data, dtype type, float* sums, rounding round)
       : data_(data), type_(type), round_(std::move(round)) {
-    index_t offset = 0;
-    for_each_parameter(shape, [&](const parameter_row& row) {
-      if (row.use_sites <= 1) return;
-      shared_.push_back({row.range(), type == dtype::f32 ? nullptr : sums + offset, false});
-      offset += round_up(row.count(), slice_alignment / 4);
+    for_each_gradient_sum(shape, [&](const parameter_row& row, index_t first) {
+      shared_.push_back({row.range(), type == dtype::f32 ? nullptr : sums + first, false});
     });
   }
 
@@ -46,8 +42,7 @@ class local_gradients {
   [[nodiscard]] gradient_view contribute(parameter_range range, index_t rows, index_t cols) {
     require(rows * cols == range.count, "local_gradients: the view does not cover the range");
     if (shared_gradient* shared = find(range)) {
-      const bool adds = shared->contributed || (accumulates_ && shared->sum == nullptr);
-      shared->contributed = true;
+      const bool adds = std::exchange(shared->contributed, true) || accumulates_;
       return {sum_of(*shared), dtype::f32, adds ? gradient_mode::accumulate : gradient_mode::overwrite, rows,
               cols};
     }
@@ -58,12 +53,9 @@ class local_gradients {
   [[nodiscard]] matrix_view<float> accumulator(parameter_range range, index_t rows, index_t cols) {
     shared_gradient* shared = find(range);
     require(shared != nullptr && rows * cols == range.count,
-            "local_gradients: only gradients with several use sites have an accumulator");
+            "local_gradients: only gradients that are sums have an accumulator");
     float* sum = sum_of(*shared);
-    if (!shared->contributed && !(accumulates_ && shared->sum == nullptr)) {
-      std::fill_n(sum, range.count, 0.0F);
-    }
-    shared->contributed = true;
+    if (!std::exchange(shared->contributed, true) && !accumulates_) std::fill_n(sum, range.count, 0.0F);
     return {sum, rows, cols};
   }
 
@@ -72,9 +64,6 @@ class local_gradients {
     if (shared == nullptr || shared->sum == nullptr) return;
     round_(shared->sum, at(range), type_, range.count);
   }
-
-  [[nodiscard]] dtype type() const { return type_; }
-  [[nodiscard]] const std::byte* data() const { return data_; }
 
  private:
   struct shared_gradient {

@@ -126,6 +126,11 @@ inline void read_zero_section(const nlohmann::json& value, ds_config& config) {
   zero.refuse_unknown();
 }
 
+/// Whether a parallelism that is not implemented is left at one rank: a size of 1, or "autotp_size" 0.
+inline bool is_one_rank(const nlohmann::json* value) {
+  return value != nullptr && (*value == 1 || (value->is_object() && value->value("autotp_size", 1) == 0));
+}
+
 inline void read_fp16_section(const nlohmann::json& value, ds_config& config) {
   ds_section section(value, config.source, "fp16", config.not_honoured);
   ds_fp16_section& fp16 = config.fp16;
@@ -136,8 +141,11 @@ inline void read_fp16_section(const nlohmann::json& value, ds_config& config) {
   fp16.hysteresis = section.read_or<index_t>("hysteresis", fp16.hysteresis);
   fp16.min_loss_scale = section.read_or<double>("min_loss_scale", fp16.min_loss_scale);
   fp16.consecutive_hysteresis = section.read_or<bool>("consecutive_hysteresis", fp16.consecutive_hysteresis);
-  if (!(fp16.loss_scale >= 0) || !std::isfinite(fp16.loss_scale)) {
-    section.fail("loss_scale", fp16.loss_scale, "0 (dynamic) or a positive number is needed");
+  if (!(fp16.loss_scale >= 0) || fp16.loss_scale > std::ldexp(1.0, 127)) {
+    section.fail("loss_scale", fp16.loss_scale, "0 (dynamic) or a positive number up to 2^127 is needed");
+  }
+  if (fp16.loss_scale == 0 && fp16.hysteresis == 0) {
+    section.fail("hysteresis", 0, "at least 1 is needed: 1 halves the scale at every overflow");
   }
   if (fp16.loss_scale == 0 && fp16.loss_scale_window == 0) {
     section.fail("loss_scale_window", 0, "a dynamic loss scale needs at least 1");
@@ -177,10 +185,11 @@ inline void read_optimizer_section(const nlohmann::json& value, ds_config& confi
     optimizer.betas = params.read<std::array<double, 2>>("betas");
     optimizer.eps = params.read<double>("eps");
     optimizer.weight_decay = params.read<double>("weight_decay");
-    optimizer.bias_correction = params.read_or<bool>("bias_correction", true);
-    const bool adam_w_mode = params.read_or<bool>("adam_w_mode", true);
-    optimizer.decoupled_decay =
-        type == "adamw" || adam_w_mode;  // "Adam" decays like AdamW unless told otherwise
+    params.refuse_unless("bias_correction", true, "moments are always corrected for their bias");
+    if (type == "adamw")
+      params.accept({"adam_w_mode"});  // as in DeepSpeed, where AdamW is always decoupled
+    else
+      params.refuse_unless("adam_w_mode", true, "decay is always decoupled from the gradient; use AdamW");
     params.refuse_unless("amsgrad", false, "AMSGrad is not implemented");
     params.refuse_unless("max_grad_norm", nullptr, "clipping is set by gradient_clipping");
     params.accept({"torch_adam", "fp32_optimizer_states", "fused", "foreach"});
@@ -269,7 +278,7 @@ inline void read_scheduler_section(const nlohmann::json& value, ds_config& confi
        {"amp", "torch_autocast", "pipeline", "tensor_parallel", "sequence_parallel_size", "expert_parallel",
         "elasticity", "sparse_attention", "compression_training", "progressive_layer_drop",
         "curriculum_learning", "data_efficiency", "hybrid_engine", "quantize_training"}) {
-    top.refuse_unless(key, nullptr, absent);
+    if (!detail::is_one_rank(top.find(key))) top.refuse_unless(key, nullptr, absent);
   }
   // What DeepSpeed knows and what it does not are treated alike here: it ignores unknown top-level keys too.
   static constexpr std::array<std::string_view, 27> known = {"steps_per_print",

@@ -14,9 +14,9 @@ namespace t5zero::zero {
 template <zero_policy Zero, comm::communicator Communicator, element T>
 struct sharding {
   static_assert(
-      Communicator::is_alone || !Zero::shards_optimizer,
-      "ZeRO stages 1 to 3 over several ranks need sharded sources and sinks, which this communicator has no "
-      "types for: run one rank (comm::self), or choose zero_0");
+      Communicator::is_alone,
+      "several ranks need a gradient sink that reduces, and stages 1 to 3 sharded sources: there are "
+      "no types for that yet; run one rank (comm::self)");
   using parameter_source = resident_source<T>;
   using gradient_sink = local_gradients;
 };

@@ -1,7 +1,11 @@
 // The CPU backend: all cores, fp32 arithmetic, any storage type.
 #pragma once
 
+#include <sched.h>
+
 #include <algorithm>
+#include <cmath>
+#include <fstream>
 #include <string_view>
 #include <thread>
 
@@ -23,7 +27,9 @@ struct backend {
 
   /// Storage in fp32, fp16 or bf16; tf32 is a property of tensor cores.
   template <precision_policy Precision>
-  static constexpr bool supports = !Precision::allows_tf32;
+  static constexpr bool supports =
+      !Precision::allows_tf32 &&
+      std::is_same_v<typename Precision::compute_type, typename Precision::param_type>;
 
   template <precision_policy Precision>
   using operations = cpu::operations<typename Precision::param_type>;
@@ -42,9 +48,17 @@ struct backend {
     thread_pool threads_;
   };
 
-  /// Cores that this process may use.
+  /// Cores that this process may use: what its affinity mask and its control group's quota allow.
   [[nodiscard]] static int default_threads() {
-    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    int cores = static_cast<int>(std::thread::hardware_concurrency());
+    cpu_set_t allowed;
+    if (::sched_getaffinity(0, sizeof(allowed), &allowed) == 0) cores = CPU_COUNT(&allowed);
+    double quota = 0.0;
+    double period = 0.0;
+    std::ifstream limit("/sys/fs/cgroup/cpu.max");  // "max 100000" without a limit
+    if (limit >> quota >> period && quota > 0.0 && period > 0.0)
+      cores = std::min(cores, static_cast<int>(std::ceil(quota / period)));
+    return std::max(1, cores);
   }
 
   /// The largest workspace of any operation of a training step.
@@ -53,7 +67,9 @@ struct backend {
                                                          int threads) {
     const index_t tokens = std::max(batch.source_tokens, batch.target_tokens);
     const index_t longest = std::max(batch.max_source_length, batch.max_target_length);
-    return std::max({matmul_workspace_bytes(threads), rms_norm_workspace_bytes(tokens, shape.d_model),
+    // 16-bit results are products over a layer's width or, for weight gradients, over the tokens.
+    const index_t depth = std::max({tokens, shape.d_model, shape.d_ff, shape.inner_dim()});
+    return std::max({matmul_workspace_bytes(threads, depth), rms_norm_workspace_bytes(tokens, shape.d_model),
                      attention_workspace_bytes(batch.batch, longest, longest, shape.n_heads, shape.d_kv,
                                                shape.n_buckets, threads),
                      sum_of_squares_workspace_bytes(parameter_count(shape))});

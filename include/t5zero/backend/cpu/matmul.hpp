@@ -24,7 +24,11 @@ namespace detail {
 inline constexpr index_t block_depth = 384;            ///< of packed b: a sliver stays in L1 and L2
 inline constexpr index_t block_cols = 2 * tile_cols;   ///< of c in one task
 inline constexpr index_t block_rows = 80 * tile_rows;  ///< of c, at most, for which a is packed at a time
-inline constexpr index_t packed_a_floats = block_rows * block_depth;
+/// Room for the packed block of a: one sliver of the whole depth at least, because a 16-bit result is rounded
+/// once.
+[[nodiscard]] constexpr index_t packed_a_floats(index_t depth) {
+  return std::max(block_rows * block_depth, tile_rows * depth);
+}
 inline constexpr index_t packed_b_floats = block_cols * block_depth;
 
 /// acc = a sliver [depth, Rows] x b sliver [depth, tile_cols]; then tile (+)= alpha * acc.
@@ -152,9 +156,11 @@ inline constexpr index_t tile_buffer_floats = block_rows * block_cols;
 
 }  // namespace detail
 
-/// Bytes that any matmul borrows: one packed block of a, and for each thread one of b and a tile buffer.
-[[nodiscard]] constexpr index_t matmul_workspace_bytes(int threads) {
-  return (detail::packed_a_floats + threads * (detail::packed_b_floats + detail::tile_buffer_floats)) * 4;
+/// Bytes that a matmul whose 16-bit results have at most this depth borrows: one packed block of a, and for
+/// each thread one of b and a tile buffer.
+[[nodiscard]] constexpr index_t matmul_workspace_bytes(int threads, index_t depth = 0) {
+  return (detail::packed_a_floats(depth) + threads * (detail::packed_b_floats + detail::tile_buffer_floats)) *
+         4;
 }
 
 /// c [M, N] (+)= alpha * op(a) [M, K] op(b) [K, N]. Operands may have row strides; c may not overlap them.
@@ -177,15 +183,16 @@ void matmul(execution& execution, transpose transpose_a, matrix_view<const A> a,
 
   const detail::matmul_problem<A, B, C> problem{transpose_a, a, transpose_b, b, c, alpha, depth};
   thread_pool& threads = execution.threads();
-  auto* packed_a = reinterpret_cast<float*>(execution.workspace(matmul_workspace_bytes(threads.size())));
-  float* per_thread = packed_a + detail::packed_a_floats;
+  // A 16-bit c is rounded once, so a is packed to its full depth, in as many rows as then fit the buffer.
+  const index_t depth_step = std::is_same_v<C, float> ? detail::block_depth : depth;
+  const index_t packed_a_floats = detail::packed_a_floats(depth_step);
+  auto* packed_a =
+      reinterpret_cast<float*>(execution.workspace(matmul_workspace_bytes(threads.size(), depth_step)));
+  float* per_thread = packed_a + packed_a_floats;
   constexpr index_t floats_per_thread = detail::packed_b_floats + detail::tile_buffer_floats;
   const bool accumulates = mode == gradient_mode::accumulate;
 
-  // A 16-bit c is rounded once, so a is packed to its full depth, in as many rows as then fit the buffer.
-  const index_t depth_step = std::is_same_v<C, float> ? detail::block_depth : depth;
-  const index_t fitting = detail::packed_a_floats / depth_step / tile_rows * tile_rows;
-  require(fitting > 0, "matmul: the depth of a product with a 16-bit result exceeds the packing buffer");
+  const index_t fitting = packed_a_floats / depth_step / tile_rows * tile_rows;
   const index_t row_step = std::min(detail::block_rows, fitting);
   for (index_t row = 0; row < c.rows; row += row_step) {
     const index_t rows = std::min(row_step, c.rows - row);

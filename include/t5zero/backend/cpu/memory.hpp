@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <fstream>
 #include <string>
@@ -29,7 +30,8 @@ struct memory {
     ::munmap(data, static_cast<std::size_t>(bytes));
   }
 
-  /// Bytes that the system would give now: MemAvailable, or less where a control group allows less.
+  /// Bytes that the system would give now: MemAvailable, or less where the control group of this
+  /// process (seen at /sys/fs/cgroup, as containers see theirs) allows less.
   [[nodiscard]] static index_t available_bytes() {
     index_t available = 0;
     std::ifstream info("/proc/meminfo");
@@ -40,8 +42,10 @@ struct memory {
       if (key == "MemAvailable:") available = kib * 1024;
     }
     const index_t limit = read_number("/sys/fs/cgroup/memory.max");
-    const index_t used = read_number("/sys/fs/cgroup/memory.current");
-    if (limit > 0 && limit - used < available) available = limit - used;
+    if (limit > 0) {
+      const index_t used = read_number("/sys/fs/cgroup/memory.current") - reclaimable_page_cache();
+      available = std::min(available, std::max<index_t>(0, limit - used));
+    }
     return available;
   }
 
@@ -51,6 +55,16 @@ struct memory {
     std::ifstream file(path);
     index_t value = 0;
     return file >> value ? value : 0;
+  }
+  /// Bytes of files that the control group holds and would drop at once.
+  static index_t reclaimable_page_cache() {
+    std::ifstream statistics("/sys/fs/cgroup/memory.stat");
+    std::string key;
+    index_t value = 0;
+    while (statistics >> key >> value) {
+      if (key == "inactive_file") return value;
+    }
+    return 0;
   }
 };
 

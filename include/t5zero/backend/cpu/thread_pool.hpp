@@ -1,14 +1,19 @@
 // The threads of one CPU rank: a fixed set that runs numbered tasks and returns when all are done.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <exception>
-#include <memory>
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 
 namespace t5zero::cpu {
@@ -19,17 +24,21 @@ namespace t5zero::cpu {
 class thread_pool {
  public:
   /// `threads` >= 1; 1 means that everything runs on the caller.
+  /// Throws io_error if the system refuses a thread.
   explicit thread_pool(int threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    workers_.reserve(static_cast<std::size_t>(std::max(threads, 1)) - 1);
+    try {
+      for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    } catch (const std::system_error& failure) {
+      const std::size_t started = workers_.size() + 1;
+      stop();
+      throw io_error("--threads " + std::to_string(threads) + ": the system refuses thread " +
+                     std::to_string(started + 1) + " (" + failure.what() + "); lower it or raise ulimit -u");
+    }
   }
   thread_pool(const thread_pool&) = delete;
   thread_pool& operator=(const thread_pool&) = delete;
-  ~thread_pool() {
-    stop_ = true;
-    generation_.fetch_add(1, std::memory_order_release);
-    generation_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
-  }
+  ~thread_pool() { stop(); }
 
   /// Inside a task: which of the pool's threads runs it, 0 (the caller) to size() - 1. For picking a private
   /// buffer.
@@ -62,6 +71,13 @@ class thread_pool {
  private:
   static constexpr int spin_limit =
       20'000;  ///< polls before a waiting thread gives its core away, about 50 us
+
+  void stop() {
+    stop_ = true;
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
 
   void drain() {
     for (;;) {
