@@ -93,6 +93,18 @@ TEST_CASE("damaged safetensors files are named with what is wrong") {
   const std::string huge =
       R"({"t":{"dtype":"F32","shape":[99999999,99999999,99999999],"data_offsets":[0,8]}})";
   CHECK_THAT(failure_of(write_file(file, huge.size(), huge + "12345678")), Contains("impossible shape"));
+  const auto two = [](const char* first, const char* second) {
+    return R"({"a":{"dtype":"F16","shape":[2],"data_offsets":)" + std::string(first) +
+           R"(},"b":{"dtype":"F16","shape":[2],"data_offsets":)" + second + "}}";
+  };
+  const auto failure_of_two = [&](const char* first, const char* second) {
+    const std::string header = two(first, second);
+    return failure_of(write_file(file, header.size(), header + "1234567890"));
+  };
+  CHECK_THAT(failure_of_two("[0,4]", "[0,4]"), Contains("the tensors a and b overlap"));
+  CHECK_THAT(failure_of_two("[2,6]", "[0,4]"), Contains("the tensors b and a overlap"));
+  CHECK_THAT(failure_of_two("[0,4]", "[6,10]"), Contains("the 2 bytes between a and b"));
+  CHECK_THAT(failure_of_two("[0,4]", "[4,8]"), Contains("2 bytes follow the last tensor"));
 }
 
 TEST_CASE("a full disk leaves the earlier save as it was") {

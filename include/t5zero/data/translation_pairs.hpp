@@ -2,10 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
-#include <functional>
+#include <istream>
 #include <iterator>
 #include <string>
 #include <string_view>
@@ -15,6 +16,7 @@
 
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
+#include <t5zero/data/delimited_text.hpp>
 
 namespace t5zero {
 
@@ -36,7 +38,7 @@ inline std::string language_key(const std::string& lang) {
   return lang.substr(0, lang.find('_'));
 }
 
-/// Throws input_error naming the line and byte if `line` is not UTF-8.
+/// Throws input_error naming the byte, from 1, after `where` if `line` is not UTF-8.
 inline void check_utf8(std::string_view line, const std::string& where) {
   for (std::size_t i = 0; i < line.size();) {
     const auto lead = static_cast<unsigned char>(line[i]);
@@ -50,10 +52,37 @@ inline void check_utf8(std::string_view line, const std::string& where) {
       good = (static_cast<unsigned char>(line[i + j]) >> 6) == 2;
     if (!good) {
       throw input_error(where + ": not UTF-8 at byte " + std::to_string(i + 1) +
-                        " of the line; convert the file (iconv -t UTF-8)");
+                        "; convert the file (iconv -t UTF-8)");
     }
     i += length;
   }
+}
+
+inline void skip_byte_order_mark(std::istream& file) {
+  std::array<char, 3> start{};
+  file.read(start.data(), 3);
+  if (std::string_view(start.data(), static_cast<std::size_t>(file.gcount())) == "\xef\xbb\xbf") return;
+  file.clear();
+  file.seekg(0);
+}
+
+/// Passes over white space that ends in the last of the line breaks before the first text; gives their count.
+inline index_t skip_blank(std::istream& file) {
+  index_t lines = 0;
+  while (file.peek() == '\n' || file.peek() == '\r') lines += file.get() == '\n' ? 1 : 0;
+  return lines;
+}
+
+/// The index of the column that a language has in the first line.
+inline std::size_t column_of(const std::vector<std::string>& names, const std::string& lang, const char* flag,
+                             const std::string& where) {
+  const std::string key = language_key(lang);
+  const auto found = std::find(names.begin(), names.end(), key);
+  if (found != names.end()) return static_cast<std::size_t>(found - names.begin());
+  std::string there;
+  for (const std::string& name : names) there.append(there.empty() ? "" : ", ").append(name);
+  throw input_error(where + ": no column \"" + key + "\" (" + flag + " " + lang +
+                    "); the first line must name the columns, it has: " + there);
 }
 
 /// The pair of one object {"translation": {"en": ..., "ro": ...}}.
@@ -88,26 +117,6 @@ inline nlohmann::json parse_row(std::string_view text, const std::string& where)
   }
 }
 
-/// Splits a line (already whole, also over quoted line breaks) at `separator`; RFC 4180 quotes.
-inline std::vector<std::string> split_fields(std::string_view line, char separator) {
-  std::vector<std::string> fields(1);
-  bool quoted = false;
-  for (std::size_t i = 0; i < line.size(); ++i) {
-    const char c = line[i];
-    if (c == '"' && quoted && i + 1 < line.size() && line[i + 1] == '"') {
-      fields.back() += '"';
-      ++i;
-    } else if (c == '"' && (quoted || fields.back().empty())) {
-      quoted = !quoted;
-    } else if (c == separator && !quoted) {
-      fields.emplace_back();
-    } else {
-      fields.back() += c;
-    }
-  }
-  return fields;
-}
-
 }  // namespace detail
 
 /// Reads a file's pairs in order. Throws input_error naming file and line.
@@ -129,7 +138,8 @@ inline std::vector<std::string> split_fields(std::string_view line, char separat
     return options.max_samples >= 0 && static_cast<index_t>(pairs.size()) >= options.max_samples;
   };
   auto at_line = [&](index_t number) { return path.string() + ":" + std::to_string(number); };
-  file >> std::ws;
+  detail::skip_byte_order_mark(file);
+  const index_t blank_lines = detail::skip_blank(file);
   if (file.peek() == std::ifstream::traits_type::eof()) {
     throw input_error(path.string() + ": the file is empty; it needs at least one pair");
   }
@@ -143,51 +153,36 @@ inline std::vector<std::string> split_fields(std::string_view line, char separat
     }
     return pairs;
   }
-  const bool is_table = extension == ".csv" || extension == ".tsv";
-  const char separator = extension == ".tsv" ? '\t' : ',';
-  std::size_t source_column = 0;
-  std::size_t target_column = 0;
-  bool has_header = false;
-  std::string line;
-  for (index_t number = 1; !full() && std::getline(file, line); ++number) {
-    const index_t first_line = number;
-    if (is_table && extension == ".csv") {
-      // A quoted field may hold line breaks: an odd number of quotes means that the row goes on.
-      std::string more;
-      while (std::count(line.begin(), line.end(), '"') % 2 != 0 && std::getline(file, more)) {
-        line += "\n" + more;
-        ++number;
+  if (extension == ".csv" || extension == ".tsv") {
+    delimited_reader reader(file, extension == ".tsv" ? '\t' : ',', extension == ".csv", path.string(),
+                            1 + blank_lines);
+    std::vector<std::string> fields;
+    reader.next(fields);
+    const std::string header = at_line(reader.line());
+    const std::size_t source = detail::column_of(fields, options.source_lang, "--source_lang", header);
+    const std::size_t target = detail::column_of(fields, options.target_lang, "--target_lang", header);
+    while (!full() && reader.next(fields)) {
+      const std::string here = at_line(reader.line());
+      if (fields.size() <= std::max(source, target)) {
+        throw input_error(here + ": " + std::to_string(fields.size()) +
+                          " columns, too few for those that the first line names; quote fields that hold "
+                          "separators, remove stray line breaks");
       }
+      for (const std::size_t column : {source, target}) {
+        detail::check_utf8(fields[column], here + ": column " + std::to_string(column + 1));
+      }
+      pairs.push_back({fields[source], fields[target]});
     }
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (line.empty()) continue;
-    detail::check_utf8(line, at_line(first_line));
-    if (!is_table) {
-      pairs.push_back(
-          detail::pair_of_object(detail::parse_row(line, at_line(first_line)), options, at_line(first_line)));
-      continue;
+  } else {
+    std::string line;
+    for (index_t number = 1 + blank_lines; !full() && std::getline(file, line); ++number) {
+      if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+      const std::string here = at_line(number);
+      detail::check_utf8(line, here);
+      pairs.push_back(detail::pair_of_object(detail::parse_row(line, here), options, here));
     }
-    const std::vector<std::string> fields = detail::split_fields(line, separator);
-    if (!has_header) {
-      auto column = [&](const std::string& lang, const char* flag) {
-        const auto found = std::find(fields.begin(), fields.end(), detail::language_key(lang));
-        if (found == fields.end()) {
-          throw input_error(at_line(first_line) + ": no column \"" + detail::language_key(lang) + "\" (" +
-                            flag + " " + lang + "); the first line must name the columns");
-        }
-        return static_cast<std::size_t>(found - fields.begin());
-      };
-      source_column = column(options.source_lang, "--source_lang");
-      target_column = column(options.target_lang, "--target_lang");
-      has_header = true;
-      continue;
-    }
-    if (fields.size() <= std::max(source_column, target_column)) {
-      throw input_error(at_line(first_line) + ": only " + std::to_string(fields.size()) +
-                        " columns; the first line names more");
-    }
-    pairs.push_back({fields[source_column], fields[target_column]});
   }
+  if (file.bad()) throw io_error(path.string() + ": reading failed");
   if (pairs.empty()) throw input_error(path.string() + ": no pairs; it needs at least one");
   return pairs;
 }

@@ -94,6 +94,11 @@ class file_mapping {
                     "; the file is damaged or no safetensors file: fetch or save it again");
 }
 
+[[noreturn]] inline void overlapping_tensors(const std::string& file, const std::string& one,
+                                             const std::string& other) {
+  bad_safetensors(file, "the tensors " + one + " and " + other + " overlap");
+}
+
 }  // namespace detail
 
 /// The tensors of one or several files by name.
@@ -140,9 +145,32 @@ class tensor_archive {
     if (!header.is_object()) detail::bad_safetensors(file, "its header is no object");
     const std::byte* data = mapping.data() + 8 + header_bytes;
     const index_t data_bytes = mapping.bytes() - 8 - static_cast<index_t>(header_bytes);
+    std::map<std::uint64_t, std::pair<std::uint64_t, std::string>> ranges;  // begin: end, name
     for (const auto& [name, entry] : header.items()) {
       if (name == "__metadata__") continue;
       add_tensor(file, name, entry, data, data_bytes);
+      const auto end = entry["data_offsets"][1].get<std::uint64_t>();
+      const auto begin = entry["data_offsets"][0].get<std::uint64_t>();
+      if (begin == end) continue;
+      const auto [there, is_new] = ranges.try_emplace(begin, end, name);
+      if (!is_new) detail::overlapping_tensors(file, there->second.second, name);
+    }
+    // The format allows neither overlaps nor holes.
+    std::uint64_t covered = 0;
+    std::string before = "the header";
+    for (const auto& [begin, end_and_name] : ranges) {
+      const auto& [end, name] = end_and_name;
+      if (begin < covered) detail::overlapping_tensors(file, before, name);
+      if (begin > covered) {
+        detail::bad_safetensors(file, "no tensor has the " + std::to_string(begin - covered) +
+                                          " bytes between " + before + " and " + name);
+      }
+      covered = end;
+      before = name;
+    }
+    if (covered != static_cast<std::uint64_t>(data_bytes)) {
+      detail::bad_safetensors(file, std::to_string(static_cast<std::uint64_t>(data_bytes) - covered) +
+                                        " bytes follow the last tensor");
     }
   }
 

@@ -1,0 +1,258 @@
+// Every wrong input: exit code 2, a message that names the flag or file:line, the value and the repair, and
+// nothing written.
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "catch.hpp"
+#include "program/child.hpp"
+#include "skip.hpp"
+
+using t5zero_test::content_of;
+using t5zero_test::outcome;
+using t5zero_test::sandbox;
+
+namespace {
+
+using words = std::vector<std::string>;
+
+const std::string bin = T5ZERO_BIN_DIR;
+
+std::string pairs_of(int count) {
+  std::string text;
+  for (int i = 0; i < count; ++i) {
+    text += R"({"translation": {"en": "The house number )" + std::to_string(i) +
+            R"( is big.", "ro": "Casa numărul )" + std::to_string(i) + " este mare.\"}}\n";
+  }
+  return text;
+}
+
+words joined(words first, const words& second) {
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
+}
+
+/// A model that was trained for one step, in work/model, with its data in work/train.jsonl.
+class trained_sandbox : public sandbox {
+ public:
+  trained_sandbox() {
+    write("train.jsonl", content_of(std::string(T5ZERO_SOURCE_DIR) + "/examples/data/en-ro/train.jsonl"));
+    const outcome made = run(joined({bin + "/t5_tiny_plain", "--from_scratch", "--config_name", "t5-tiny"},
+                                    with({"--do_train", "--max_steps", "1", "--output_dir", "model"})));
+    INFO(made.err);
+    REQUIRE(made.code == 0);
+  }
+
+  /// The least flags that a run needs besides its model.
+  static words with(const words& more) {
+    return joined({"--source_lang", "en", "--target_lang", "ro", "--train_file", "train.jsonl",
+                   "--source_prefix", "translate English to Romanian: "},
+                  more);
+  }
+  /// A run that would train the saved model, but for `more`.
+  static words trains(const words& more) {
+    return joined({bin + "/t5_tiny_plain", "--model_name_or_path", "model"},
+                  with(joined({"--do_train", "--max_steps", "1", "--output_dir", "out"}, more)));
+  }
+};
+
+/// Runs what must be refused.
+void check_refused(const sandbox& place, const words& arguments, const words& named) {
+  const auto before = place.contents();
+  const outcome ended = place.run(arguments);
+  std::string command;
+  for (const std::string& argument : arguments) command += argument + " ";
+  INFO(command << "\n" << ended.err);
+  CHECK(ended.code == 2);
+  for (const std::string& word : named) {
+    INFO("must name: " << word);
+    CHECK(ended.err.find(word) != std::string::npos);
+  }
+  CHECK(ended.err.find(": error: ") != std::string::npos);
+  CHECK(place.contents() == before);
+}
+
+void check_trains_refused(const trained_sandbox& place, const words& more, const words& named) {
+  check_refused(place, trained_sandbox::trains(more), named);
+}
+
+/// A safetensors file: eight bytes of length, the header, the data.
+std::string safetensors(std::uint64_t length, const std::string& header, const std::string& data) {
+  std::string file(8, '\0');
+  std::memcpy(file.data(), &length, 8);
+  return file + header + data;
+}
+
+}  // namespace
+
+TEST_CASE("bad training files") {
+  const trained_sandbox place;
+  const auto refused = [&](const std::string& name, const std::string& text, const words& named) {
+    const std::string path = place.write(name, text);
+    check_trains_refused(place, {"--train_file", name}, named);
+  };
+  const std::string good = pairs_of(16);
+  refused("a.jsonl", good + R"({"translation": {"en": "A", "de": "B"}})" + "\n" + good,
+          {"a.jsonl:17: ", "no language \"ro\"", "--target_lang ro", "the row has: de, en"});
+  refused("b.jsonl", good + R"({"en": "A", "ro": "B"})" + "\n", {"b.jsonl:17: ", "{\"translation\": {\"en\""});
+  refused("c.json", R"([{"translation": {"en": "A", "ro": "B"}}, {"translation": {"en": "A"}}])",
+          {"c.json: row 2: ", "no language \"ro\"", "the row has: en"});
+  refused("d.jsonl", good + "{\"translation\": {\"en\": \"\xe2\x28\", \"ro\": \"B\"}}\n",
+          {"d.jsonl:17: not UTF-8 at byte 25", "iconv"});
+  refused("e.jsonl", "", {"e.jsonl: the file is empty"});
+  refused("f.jsonl", "\n\n", {"f.jsonl: the file is empty"});
+  refused("g.json", "[]", {"g.json: no pairs"});
+  refused("h.jsonl", "\n\n{\"translation\": {\"en\": \"A\", \"ro\": 7}}\n", {"h.jsonl:3: \"ro\" is not a text"});
+  refused("i.jsonl", good + "{\"translation\": \n", {"i.jsonl:17: not JSON"});
+  refused("j.csv", "en,de\nA,B\n", {"j.csv:1: no column \"ro\"", "--target_lang ro", "it has: en, de"});
+  refused("k.csv", "en,ro\nA,B\nA\n", {"k.csv:3: 1 columns", "first line names"});
+  refused("l.csv", "en,ro\n\"A,B\nC,D\n", {"l.csv:2: a quote is opened here and never closed"});
+  refused("m.txt", good, {"m.txt: unknown kind of file", ".jsonl"});
+  refused("n.parquet", good, {"n.parquet: Parquet", "convert it to .jsonl"});
+  check_trains_refused(place, {"--train_file", "none.jsonl"}, {"none.jsonl: cannot be read"});
+  std::filesystem::create_directories(place.work() / "directory.jsonl");
+  check_trains_refused(place, {"--train_file", "directory.jsonl"}, {"directory.jsonl: cannot be read"});
+  check_trains_refused(place, {"--source_lang", "fr"}, {"train.jsonl:1: no language \"fr\" (--source_lang fr)"});
+  check_trains_refused(place, {"--dataset_name", "wmt16"},
+                       {"--dataset_name wmt16: not found", "datasets--wmt--wmt16", "HF_HOME"});
+}
+
+TEST_CASE("bad models") {
+  const trained_sandbox place;
+  const std::string weights = content_of(place.work() / "model" / "model.safetensors");
+  const std::string config = content_of(place.work() / "model" / "config.json");
+  const auto refused = [&](const std::string& file, const std::string& text, const words& named) {
+    const std::string whole = content_of(place.work() / "model" / file);
+    place.write("model/" + file, text);
+    check_trains_refused(place, {}, named);
+    place.write("model/" + file, whole);
+  };
+  const auto replaced = [](std::string text, const std::string& from, const std::string& to) {
+    const std::size_t at = text.find(from);
+    REQUIRE(at != std::string::npos);
+    return text.replace(at, from.size(), to);
+  };
+  refused("model.safetensors", weights.substr(0, weights.size() - 1000),
+          {"model.safetensors: ", "the file holds", "fetch or save it again"});
+  refused("model.safetensors", weights.substr(0, 100), {"model.safetensors: ", "100"});
+  refused("model.safetensors", "", {"model.safetensors: empty"});
+  refused("model.safetensors", safetensors(1'000'000'000'000'000'000U, "{}", ""),
+          {"model.safetensors: its header says to be 1000000000000000000 bytes long"});
+  refused("model.safetensors", replaced(weights, "\"shape\":[64,128]", "\"shape\":[128,64]"),
+          {"the weights do not fit the model", "has the shape [128, 64], expected [64, 128]"});
+  refused("model.safetensors", replaced(weights, "encoder.final_layer_norm.weight", "encoder.final_layer_norm.weighs"),
+          {"missing: encoder.final_layer_norm.weight [64]", "unexpected: encoder.final_layer_norm.weighs"});
+  refused("config.json", replaced(config, "\"d_model\": 64", "\"d_model\": 512"),
+          {"not the model of this run", "d_model 512, not 64", "run_translation"});
+  refused("config.json", replaced(config, "\"model_type\": \"t5\"", "\"model_type\": \"mt5\""),
+          {"config.json: a mt5 model", "choose one of those"});
+  refused("config.json", replaced(config, "T5Tokenizer", "ByT5Tokenizer"), {"config.json: a byt5 model"});
+  refused("config.json", config.substr(0, 30), {"config.json: not valid JSON", "line 3"});
+  refused("spiece.model", "no model", {"spiece.model"});
+  std::filesystem::remove(place.work() / "model" / "spiece.model");
+  check_trains_refused(place, {}, {"spiece.model", "--tokenizer_name"});
+  std::filesystem::remove(place.work() / "model" / "model.safetensors");
+  check_trains_refused(place, {}, {"model: no model.safetensors", "save_pretrained"});
+  check_trains_refused(place, {"--model_name_or_path", "t5-base"}, {"the model is t5-base, this run is for t5-tiny"});
+  check_trains_refused(place, {"--model_name_or_path", "google/t5-v1_1-small"},
+                       {"--model_name_or_path google/t5-v1_1-small: not found", "models--google--t5-v1_1-small",
+                        "HF_HOME"});
+}
+
+TEST_CASE("an unreadable directory") {
+  const trained_sandbox place;
+  const std::filesystem::path model = place.work() / "model";
+  namespace fs = std::filesystem;
+  if (::geteuid() == 0) return skip_test("root reads everything");
+  fs::permissions(model, fs::perms::none);
+  const outcome ended = place.run(trained_sandbox::trains({}));
+  fs::permissions(model, fs::perms::owner_all);
+  INFO(ended.err);
+  CHECK(ended.code == 2);
+  CHECK(ended.err.find("model") != std::string::npos);
+}
+
+TEST_CASE("bad flags") {
+  const trained_sandbox place;
+  const auto refused = [&](const words& more, const words& named) { check_trains_refused(place, more, named); };
+  refused({"--max_stesp", "3"}, {"--max_stesp", "--max_steps"});
+  refused({"--max_s", "3"}, {"--max_s", "--max_source_length", "--max_steps"});
+  refused({"--fp16", "--bf16"}, {"--fp16", "--bf16"});
+  refused({"--fp16"}, {"--fp16 asks for fp16, this run is fp32", "run_translation"});
+  refused({"--per_device_train_batch_size", "0"}, {"--per_device_train_batch_size", "0"});
+  refused({"--per_device_train_batch_size=-3"}, {"--per_device_train_batch_size", "-3"});
+  refused({"--learning_rate", "nan"}, {"--learning_rate", "nan"});
+  refused({"--learning_rate=-1"}, {"--learning_rate", "-1"});
+  refused({"--max_steps", "12x"}, {"--max_steps", "12x"});
+  refused({"--num_train_epochs", "-1", "--max_steps", "-1"}, {"--num_train_epochs", "-1"});
+  refused({"--max_source_length", "0"}, {"--max_source_length", "0"});
+  refused({"--max_train_samples", "-2"}, {"--max_train_samples", "-2"});
+  refused({"--do_train", "perhaps"}, {"--do_train", "perhaps"});
+  refused({"--do_eval"}, {"--do_eval", "--validation_file"});
+  refused({"--source_lang", ""}, {"--source_lang"});
+  refused({"--label_smoothing_factor", "1.5"}, {"--label_smoothing_factor", "1.5"});
+  refused({"--lr_scheduler_type", "sawtooth"}, {"--lr_scheduler_type", "sawtooth", "linear"});
+  refused({"--deepspeed", "none.json"}, {"--deepspeed", "none.json"});
+  const std::string zero2 = place.write("zero2.json", R"({"zero_optimization": {"stage": 2}})");
+  refused({"--deepspeed", "zero2.json"}, {"asks for ZeRO stage 2, this run has stage 0"});
+  place.write("broken.json", "{\n\"zero_optimization\": {\n\"stage\": }\n}");
+  refused({"--deepspeed", "broken.json"}, {"broken.json", "line 3"});
+  place.write("unknown.json", R"({"zero_optimization": {"stage": 0, "overlap_com": true}})");
+  refused({"--deepspeed", "unknown.json"}, {"unknown.json", "overlap_com"});
+  check_refused(place, {bin + "/t5_tiny_plain", "--model_name_or_path", "model", "--source_lang", "en",
+                        "--target_lang", "ro", "--do_train", "--output_dir", "out"},
+                {"--train_file"});
+}
+
+TEST_CASE("bad output directories") {
+  const trained_sandbox place;
+  check_trains_refused(place, {"--output_dir", "model"}, {"--output_dir", "model", "--overwrite_output_dir"});
+  check_trains_refused(place, {"--output_dir", "train.jsonl"}, {"--output_dir", "train.jsonl"});
+  check_trains_refused(place, {"--output_dir", "train.jsonl/below"}, {"--output_dir", "train.jsonl/below"});
+}
+
+TEST_CASE("nothing to do writes nothing") {
+  const trained_sandbox place;
+  const auto before = place.contents();
+  const outcome ended = place.run(joined({bin + "/t5_tiny_plain", "--model_name_or_path", "model"},
+                                         trained_sandbox::with({"--output_dir", "out"})));
+  INFO(ended.err);
+  CHECK(ended.err.find("There is nothing to do") != std::string::npos);
+  CHECK(place.contents() == before);
+}
+
+TEST_CASE("spellings of one run") {
+  const trained_sandbox place;
+  const outcome ended = place.run({bin + "/t5_tiny_plain", "--model-name-or-path=model", "--source-lang=en",
+                                   "--target_lan", "ro", "--train-file=train.jsonl", "--do-train",
+                                   "--max_steps=1", "--output-dir=out", "--source-prefix="});
+  INFO(ended.err);
+  CHECK(ended.code == 0);
+  CHECK(std::filesystem::exists(place.work() / "out" / "model.safetensors"));
+}
+
+TEST_CASE("a full disk while saving: exit code 1, and the earlier save as it was") {
+  const trained_sandbox place;
+  const auto before = place.contents();
+  const outcome ended =
+      place.run(trained_sandbox::trains({"--output_dir", "model", "--overwrite_output_dir"}), 100'000);
+  INFO(ended.err);
+  CHECK(ended.code == 1);
+  CHECK(ended.err.find("model") != std::string::npos);
+  CHECK(place.contents() == before);
+}
+
+TEST_CASE("several runs in one program: what was not compiled is named with its repair") {
+  const trained_sandbox place;
+  const words arguments = trained_sandbox::with({"--do_train", "--output_dir", "out"});
+  check_refused(place, joined({bin + "/run_translation", "--model_name_or_path", "t5-11b", "--bf16"}, arguments),
+                {"t5-11b, ZeRO-0, bf16, which was not compiled", "t5zero_add_run"});
+  check_refused(place, joined({bin + "/run_translation", "--model_name_or_path", "model"}, arguments),
+                {"--model_name_or_path model", "dimensions", "t5zero_add_run"});
+  check_refused(place, joined({bin + "/t5_small_plain", "--model_name_or_path", "model"}, arguments),
+                {"not the model of this run", "d_model 64, not 512"});
+}
