@@ -98,7 +98,8 @@ TEST_CASE("bad training files") {
   const std::string good = pairs_of(16);
   refused("a.jsonl", good + R"({"translation": {"en": "A", "de": "B"}})" + "\n" + good,
           {"a.jsonl:17: ", "no language \"ro\"", "--target_lang ro", "the row has: de, en"});
-  refused("b.jsonl", good + R"({"en": "A", "ro": "B"})" + "\n", {"b.jsonl:17: ", "{\"translation\": {\"en\""});
+  refused("b.jsonl", good + R"({"en": "A", "ro": "B"})" + "\n",
+          {"b.jsonl:17: ", "{\"translation\": {\"en\""});
   refused("c.json", R"([{"translation": {"en": "A", "ro": "B"}}, {"translation": {"en": "A"}}])",
           {"c.json: row 2: ", "no language \"ro\"", "the row has: en"});
   refused("d.jsonl", good + "{\"translation\": {\"en\": \"\xe2\x28\", \"ro\": \"B\"}}\n",
@@ -106,17 +107,19 @@ TEST_CASE("bad training files") {
   refused("e.jsonl", "", {"e.jsonl: the file is empty"});
   refused("f.jsonl", "\n\n", {"f.jsonl: the file is empty"});
   refused("g.json", "[]", {"g.json: no pairs"});
-  refused("h.jsonl", "\n\n{\"translation\": {\"en\": \"A\", \"ro\": 7}}\n", {"h.jsonl:3: \"ro\" is not a text"});
+  refused("h.jsonl", "\n\n{\"translation\": {\"en\": \"A\", \"ro\": 7}}\n",
+          {"h.jsonl:3: \"ro\" is not a text"});
   refused("i.jsonl", good + "{\"translation\": \n", {"i.jsonl:17: not JSON"});
   refused("j.csv", "en,de\nA,B\n", {"j.csv:1: no column \"ro\"", "--target_lang ro", "it has: en, de"});
   refused("k.csv", "en,ro\nA,B\nA\n", {"k.csv:3: 1 columns", "first line names"});
   refused("l.csv", "en,ro\n\"A,B\nC,D\n", {"l.csv:2: a quote is opened here and never closed"});
-  refused("m.txt", good, {"m.txt: unknown kind of file", ".jsonl"});
-  refused("n.parquet", good, {"n.parquet: Parquet", "convert it to .jsonl"});
+  refused("m.txt", good, {"--train_file m.txt: the file's name must end in", ".jsonl"});
+  refused("n.parquet", good, {"--train_file n.parquet: the file's name must end in", ".jsonl"});
   check_trains_refused(place, {"--train_file", "none.jsonl"}, {"none.jsonl: cannot be read"});
   std::filesystem::create_directories(place.work() / "directory.jsonl");
   check_trains_refused(place, {"--train_file", "directory.jsonl"}, {"directory.jsonl: cannot be read"});
-  check_trains_refused(place, {"--source_lang", "fr"}, {"train.jsonl:1: no language \"fr\" (--source_lang fr)"});
+  check_trains_refused(place, {"--source_lang", "fr"},
+                       {"train.jsonl:1: no language \"fr\" (--source_lang fr)"});
   check_trains_refused(place, {"--dataset_name", "wmt16"},
                        {"--dataset_name wmt16: not found", "datasets--wmt--wmt16", "HF_HOME"});
 }
@@ -142,25 +145,29 @@ TEST_CASE("bad models") {
   refused("model.safetensors", "", {"model.safetensors: empty"});
   refused("model.safetensors", safetensors(1'000'000'000'000'000'000U, "{}", ""),
           {"model.safetensors: its header says to be 1000000000000000000 bytes long"});
-  refused("model.safetensors", replaced(weights, "\"shape\":[64,128]", "\"shape\":[128,64]"),
+  refused("model.safetensors", replaced(weights, "[64,128]", "[128,64]"),
           {"the weights do not fit the model", "has the shape [128, 64], expected [64, 128]"});
-  refused("model.safetensors", replaced(weights, "encoder.final_layer_norm.weight", "encoder.final_layer_norm.weighs"),
+  refused("model.safetensors",
+          replaced(weights, "encoder.final_layer_norm.weight", "encoder.final_layer_norm.weighs"),
           {"missing: encoder.final_layer_norm.weight [64]", "unexpected: encoder.final_layer_norm.weighs"});
   refused("config.json", replaced(config, "\"d_model\": 64", "\"d_model\": 512"),
           {"not the model of this run", "d_model 512, not 64", "run_translation"});
   refused("config.json", replaced(config, "\"model_type\": \"t5\"", "\"model_type\": \"mt5\""),
           {"config.json: a mt5 model", "choose one of those"});
-  refused("config.json", replaced(config, "T5Tokenizer", "ByT5Tokenizer"), {"config.json: a byt5 model"});
+  refused("config.json",
+          replaced(config, "\"model_type\"", "\"tokenizer_class\": \"ByT5Tokenizer\", \"model_type\""),
+          {"config.json: a byt5 model"});
   refused("config.json", config.substr(0, 30), {"config.json: not valid JSON", "line 3"});
   refused("spiece.model", "no model", {"spiece.model"});
   std::filesystem::remove(place.work() / "model" / "spiece.model");
   check_trains_refused(place, {}, {"spiece.model", "--tokenizer_name"});
   std::filesystem::remove(place.work() / "model" / "model.safetensors");
   check_trains_refused(place, {}, {"model: no model.safetensors", "save_pretrained"});
-  check_trains_refused(place, {"--model_name_or_path", "t5-base"}, {"the model is t5-base, this run is for t5-tiny"});
-  check_trains_refused(place, {"--model_name_or_path", "google/t5-v1_1-small"},
-                       {"--model_name_or_path google/t5-v1_1-small: not found", "models--google--t5-v1_1-small",
-                        "HF_HOME"});
+  check_trains_refused(place, {"--model_name_or_path", "t5-base"},
+                       {"the model is t5-base, this run is for t5-tiny"});
+  check_trains_refused(
+      place, {"--model_name_or_path", "google/t5-v1_1-small"},
+      {"--model_name_or_path google/t5-v1_1-small: not found", "models--google--t5-v1_1-small", "HF_HOME"});
 }
 
 TEST_CASE("an unreadable directory") {
@@ -178,7 +185,9 @@ TEST_CASE("an unreadable directory") {
 
 TEST_CASE("bad flags") {
   const trained_sandbox place;
-  const auto refused = [&](const words& more, const words& named) { check_trains_refused(place, more, named); };
+  const auto refused = [&](const words& more, const words& named) {
+    check_trains_refused(place, more, named);
+  };
   refused({"--max_stesp", "3"}, {"--max_stesp", "--max_steps"});
   refused({"--max_s", "3"}, {"--max_s", "--max_source_length", "--max_steps"});
   refused({"--fp16", "--bf16"}, {"--fp16", "--bf16"});
@@ -193,6 +202,12 @@ TEST_CASE("bad flags") {
   refused({"--max_train_samples", "-2"}, {"--max_train_samples", "-2"});
   refused({"--do_train", "perhaps"}, {"--do_train", "perhaps"});
   refused({"--do_eval"}, {"--do_eval", "--validation_file"});
+  refused({"--gradient_accumulation_steps", "9223372036854775807"},
+          {"--gradient_accumulation_steps", "at most"});
+  refused({"--per_device_train_batch_size", "9223372036854775808"}, {"--per_device_train_batch_size"});
+  refused({"--threads", "4294967297"}, {"--threads", "at most"});
+  refused({"--seed", "4294967296"}, {"--seed", "0 to 4294967295"});
+  refused({"--max_steps", "0", "--num_train_epochs", "0"}, {"--num_train_epochs 0"});
   refused({"--source_lang", ""}, {"--source_lang"});
   refused({"--label_smoothing_factor", "1.5"}, {"--label_smoothing_factor", "1.5"});
   refused({"--lr_scheduler_type", "sawtooth"}, {"--lr_scheduler_type", "sawtooth", "linear"});
@@ -203,16 +218,19 @@ TEST_CASE("bad flags") {
   refused({"--deepspeed", "broken.json"}, {"broken.json", "line 3"});
   place.write("unknown.json", R"({"zero_optimization": {"stage": 0, "overlap_com": true}})");
   refused({"--deepspeed", "unknown.json"}, {"unknown.json", "overlap_com"});
-  check_refused(place, {bin + "/t5_tiny_plain", "--model_name_or_path", "model", "--source_lang", "en",
-                        "--target_lang", "ro", "--do_train", "--output_dir", "out"},
+  check_refused(place,
+                {bin + "/t5_tiny_plain", "--model_name_or_path", "model", "--source_lang", "en",
+                 "--target_lang", "ro", "--do_train", "--output_dir", "out"},
                 {"--train_file"});
 }
 
 TEST_CASE("bad output directories") {
   const trained_sandbox place;
   check_trains_refused(place, {"--output_dir", "model"}, {"--output_dir", "model", "--overwrite_output_dir"});
-  check_trains_refused(place, {"--output_dir", "train.jsonl"}, {"--output_dir", "train.jsonl"});
-  check_trains_refused(place, {"--output_dir", "train.jsonl/below"}, {"--output_dir", "train.jsonl/below"});
+  check_trains_refused(place, {"--output_dir", "train.jsonl"},
+                       {"--output_dir train.jsonl", "is not a directory"});
+  check_trains_refused(place, {"--output_dir", "train.jsonl/below/it"},
+                       {"--output_dir train.jsonl/below/it", "train.jsonl is not a directory"});
 }
 
 TEST_CASE("nothing to do writes nothing") {
@@ -249,7 +267,8 @@ TEST_CASE("a full disk while saving: exit code 1, and the earlier save as it was
 TEST_CASE("several runs in one program: what was not compiled is named with its repair") {
   const trained_sandbox place;
   const words arguments = trained_sandbox::with({"--do_train", "--output_dir", "out"});
-  check_refused(place, joined({bin + "/run_translation", "--model_name_or_path", "t5-11b", "--bf16"}, arguments),
+  check_refused(place,
+                joined({bin + "/run_translation", "--model_name_or_path", "t5-11b", "--bf16"}, arguments),
                 {"t5-11b, ZeRO-0, bf16, which was not compiled", "t5zero_add_run"});
   check_refused(place, joined({bin + "/run_translation", "--model_name_or_path", "model"}, arguments),
                 {"--model_name_or_path model", "dimensions", "t5zero_add_run"});

@@ -61,8 +61,8 @@ class sandbox {
     return all;
   }
 
-  /// Runs `arguments` (the program first) in work() with no Hub cache but work()/hub. `largest_file`: bytes that
-  /// a file may have, which stands for the disk's size; 0: no limit.
+  /// Runs `arguments` (the program first) in work() with no Hub cache but work()/hub. `largest_file`: bytes
+  /// that a file may have, which stands for the disk's size; 0: no limit.
   [[nodiscard]] outcome run(const std::vector<std::string>& arguments, rlim_t largest_file = 0) const {
     const std::filesystem::path out = root_ / "out";
     const std::filesystem::path err = root_ / "err";

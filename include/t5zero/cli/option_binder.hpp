@@ -29,6 +29,9 @@ struct number_range {
   bool open_high = false;  ///< `high` itself is outside
 };
 
+/// Counts of rows, updates and micro-batches stay far below what 64 bits hold.
+inline constexpr index_t largest_count = index_t{1} << 40;
+
 /// Setters by canonical name. Every setter throws input_error naming flag, value and repair.
 class option_binder {
  public:
@@ -46,20 +49,22 @@ class option_binder {
   void boolean(const std::string& name, std::optional<bool>& field) {
     setters_[name] = [&field, name](const std::string& value) { field = parse_boolean(name, value); };
   }
-  /// An integer of at least `low`; `words` finish "... is needed".
+  /// An integer from `low` to `high`; `words` finish "... is needed".
   template <class Field>
-  void integer(const std::string& name, Field& field, index_t low, std::string_view words) {
-    setters_[name] = [&field, name, low, words](const std::string& value) {
+  void integer(const std::string& name, Field& field, index_t low, std::string_view words,
+               index_t high = largest_count) {
+    setters_[name] = [&field, name, low, high, words](const std::string& value) {
       const index_t number = parse_integer(name, value, words);
       if (number < low) fail(name, value, words);
+      if (number > high) fail(name, value, "at most " + std::to_string(high));
       field = static_cast<index_t>(number);
     };
   }
   void seed(const std::string& name, std::function<void(std::uint64_t)> store) {
     setters_[name] = [store = std::move(store), name](const std::string& value) {
-      constexpr std::string_view words = "an integer of at least 0";
+      constexpr std::string_view words = "an integer from 0 to 4294967295";
       const index_t number = parse_integer(name, value, words);
-      if (number < 0) fail(name, value, words);
+      if (number < 0 || number > index_t{0xffffffff}) fail(name, value, words);
       store(static_cast<std::uint64_t>(number));
     };
   }

@@ -24,6 +24,11 @@
 namespace t5zero {
 namespace detail {
 
+// Within these no size of a memory plan leaves 64 bits.
+inline constexpr index_t longest_sequence = index_t{1} << 20;  // tokens
+inline constexpr index_t largest_batch = index_t{1} << 16;     // sentences
+inline constexpr index_t most_threads = 1024;
+
 inline void bind_model_and_data(option_binder& bind, options& to) {
   bind.text("model_name_or_path", to.model_name_or_path);
   bind.text("config_name", to.config_name);
@@ -38,9 +43,12 @@ inline void bind_model_and_data(option_binder& bind, options& to) {
   bind.text("train_file", to.train_file);
   bind.text("validation_file", to.validation_file);
   bind.text("test_file", to.test_file);
-  bind.integer("max_source_length", to.max_source_length, 1, "a number of tokens of at least 1");
-  bind.integer("max_target_length", to.max_target_length, 1, "a number of tokens of at least 1");
-  bind.integer("val_max_target_length", to.val_max_target_length, 1, "a number of tokens of at least 1");
+  bind.integer("max_source_length", to.max_source_length, 1, "a number of tokens of at least 1",
+               longest_sequence);
+  bind.integer("max_target_length", to.max_target_length, 1, "a number of tokens of at least 1",
+               longest_sequence);
+  bind.integer("val_max_target_length", to.val_max_target_length, 1, "a number of tokens of at least 1",
+               longest_sequence);
   bind.boolean("pad_to_max_length", to.pad_to_max_length);
   bind.integer("max_train_samples", to.max_train_samples, 1, "a number of rows of at least 1");
   bind.integer("max_eval_samples", to.max_eval_samples, 1, "a number of rows of at least 1");
@@ -49,7 +57,8 @@ inline void bind_model_and_data(option_binder& bind, options& to) {
   bind.text("source_prefix", to.source_prefix);
   bind.integer("num_beams", to.num_beams, 1, "a number of beams of at least 1");
   bind.boolean("predict_with_generate", to.predict_with_generate);
-  bind.integer("generation_max_length", to.generation_max_length, 1, "a number of tokens of at least 1");
+  bind.integer("generation_max_length", to.generation_max_length, 1, "a number of tokens of at least 1",
+               longest_sequence);
   bind.integer("generation_num_beams", to.generation_num_beams, 1, "a number of beams of at least 1");
 }
 
@@ -62,11 +71,11 @@ inline void bind_training(option_binder& bind, options& to) {
   bind.boolean("plan", to.plan);
   bind.text("resume_from_checkpoint", to.resume_from_checkpoint);
   bind.integer("per_device_train_batch_size", to.per_device_train_batch_size, 1,
-               "a batch of at least 1 sentence");
+               "a batch of at least 1 sentence", largest_batch);
   bind.integer("per_device_eval_batch_size", to.per_device_eval_batch_size, 1,
-               "a batch of at least 1 sentence");
+               "a batch of at least 1 sentence", largest_batch);
   bind.integer("gradient_accumulation_steps", to.gradient_accumulation_steps, 1,
-               "a number of micro-batches of at least 1");
+               "a number of micro-batches of at least 1", largest_batch);
   bind.number("num_train_epochs", to.num_train_epochs, {0, 1e9, "a number of epochs of at least 0"});
   bind.integer("max_steps", to.max_steps, -1, "a number of updates, or -1 for none,");
   bind.boolean("dataloader_drop_last", to.dataloader_drop_last);
@@ -121,7 +130,7 @@ inline void bind_running(option_binder& bind, options& to) {
   bind.boolean("tf32", to.tf32);
   bind.boolean("use_cpu", to.use_cpu);
   bind.boolean("no_cuda", to.use_cpu);
-  bind.integer("threads", to.threads, 0, "a number of threads, or 0 for all cores,");
+  bind.integer("threads", to.threads, 0, "a number of threads, or 0 for all cores,", most_threads);
   bind.integer("num_gpus", to.num_gpus, 1, "a number of ranks of at least 1");
   bind.integer("local_rank", to.local_rank, -1, "a rank, or -1 for none,");
   bind.text("deepspeed", to.deepspeed);
@@ -200,6 +209,11 @@ inline void check_options(const options& chosen) {
   if (chosen.logging_strategy == interval_strategy::steps && chosen.logging_steps.value == 0) {
     throw input_error(
         "--logging_steps 0: --logging_strategy steps needs at least 1; or give --logging_strategy no");
+  }
+  if (chosen.do_train && chosen.max_steps <= 0 && chosen.num_train_epochs == 0) {
+    throw input_error(
+        "--num_train_epochs 0: --do_train would train nothing; give more epochs or --max_steps, or leave "
+        "--do_train out");
   }
   if (chosen.num_gpus > 1) {
     throw input_error("--num_gpus " + std::to_string(chosen.num_gpus) +

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include <t5zero/cli/options.hpp>
+#include <t5zero/cli/result_files.hpp>
 #include <t5zero/cli/run_constraints.hpp>
 #include <t5zero/cli/translation_setup.hpp>
 #include <t5zero/data/sampler.hpp>
@@ -70,19 +71,15 @@ class translation_job {
       std::cerr << "There is nothing to do. Please pass `do_train`, `do_eval` and/or `do_predict`.\n";
       return 0;
     }
-    check_output_directory();
+    check_output_directory(chosen_);
     read_inputs();
     build_trainer();
     summarise();
-    metrics all;
-    if (chosen_.do_train) all.merge(train());
-    if (chosen_.do_eval) all.merge(evaluate());
+    if (chosen_.do_train) train();
+    if (chosen_.do_eval) evaluate();
     if (chosen_.do_predict) {
       std::cerr << "--do_predict: generation is not available yet; nothing is predicted\n";
     }
-    atomic_save save(chosen_.output_dir);
-    save.add("all_results.json", all.json());
-    save.commit();
     return 0;
   }
 
@@ -137,18 +134,8 @@ class translation_job {
                          ". --plan prints the whole table.");
   }
 
-  void check_output_directory() const {
-    if (!chosen_.do_train || chosen_.overwrite_output_dir) return;
-    std::error_code ignored;
-    if (std::filesystem::is_directory(chosen_.output_dir, ignored) &&
-        !std::filesystem::is_empty(chosen_.output_dir, ignored)) {
-      throw input_error("--output_dir: Output directory (" + chosen_.output_dir +
-                        ") already exists and is not empty. Use --overwrite_output_dir to overcome.");
-    }
-  }
-
   void read_inputs() {
-    files_ = find_model(chosen_, compiled, Run::name());
+    files_ = find_model(chosen_, compiled, Run::model::name, Run::name());
     std::vector<text_pair> train_pairs;
     std::vector<text_pair> validation_pairs;
     if (chosen_.do_train) {
@@ -164,7 +151,7 @@ class translation_job {
       throw input_error(
           "--from_scratch without --do_train has no text to train a tokenizer on: give --tokenizer_name");
     }
-    text_.emplace(make_tokenizer(files_, train_pairs));
+    text_.emplace(make_tokenizer(files_, train_pairs, chosen_.source_prefix.value_or("")));
     model_shape& shape = files_.config.shape;
     if (trains_tokenizer) {
       // An own vocabulary, rounded up as the published one is (32100 to 32128).
@@ -350,7 +337,7 @@ class translation_job {
     index_t updates = 0;
   };
 
-  metrics train() {
+  void train() {
     const clock::time_point start = clock::now();
     const step_arithmetic& steps = *steps_;
     const index_t accumulation = chosen_.gradient_accumulation_steps;
@@ -407,7 +394,8 @@ class translation_job {
         }
         const bool logs = chosen_.logging_strategy == interval_strategy::steps &&
                           (global_step % every == 0 || (global_step == 1 && chosen_.logging_first_step));
-        if (logs) {
+        const bool ends_epoch = b + 1 == steps.batches_per_epoch || global_step == steps.max_steps;
+        if (logs || (chosen_.logging_strategy == interval_strategy::epoch && ends_epoch)) {
           bar.print_above(python_dict(
               {{"loss", python_repr(python_round(window.sum / static_cast<double>(window.updates), 4))},
                {"grad_norm", python_repr(result.grad_norm)},
@@ -433,7 +421,6 @@ class translation_job {
     epoch_ = epoch_at_end;
     save_model(result);
     std::cout << result.table("train") << std::flush;
-    return result;
   }
 
   /// Parameters that take part in matmuls: all but embeddings and bias tables (an untied head counts).
@@ -471,12 +458,12 @@ class translation_job {
     const char* type = !narrow ? "float32" : dtype_of<stored> == dtype::f16 ? "float16" : "bfloat16";
     atomic_save save(chosen_.output_dir);
     add_model_directory(save, files_.config, std::move(tensors), type, text_->model());
-    save.add("train_results.json", results.json());
+    add_results(save, "train", results);
     save.commit();
     std::cerr << "Model saved in " << chosen_.output_dir << " (" << type << ")\n";
   }
 
-  metrics evaluate() {
+  void evaluate() {
     const clock::time_point start = clock::now();
     const index_t batch_size = chosen_.per_device_eval_batch_size;
     const index_t n = validation_data_->size();
@@ -509,10 +496,9 @@ class translation_job {
     result.set("eval_samples_per_second", python_round(static_cast<double>(n) / runtime, 3));
     result.set("eval_steps_per_second", python_round(static_cast<double>(batches) / runtime, 3));
     atomic_save save(chosen_.output_dir);
-    save.add("eval_results.json", result.json());
+    add_results(save, "eval", result);
     save.commit();
     std::cout << result.table("eval") << std::flush;
-    return result;
   }
 
   options chosen_;

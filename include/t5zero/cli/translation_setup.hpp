@@ -1,14 +1,21 @@
 // From options to what a translation run works on: the model's files, the tokenizer, the data.
 #pragma once
 
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <iostream>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <t5zero/cli/options.hpp>
+#include <t5zero/cli/run_constraints.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/data/batcher.hpp>
 #include <t5zero/data/tokenizer.hpp>
@@ -34,6 +41,30 @@ inline progress_mode bar_mode(const options& chosen) {
   return chosen.disable_tqdm.value_or(false) ? progress_mode::off : progress_mode::automatic;
 }
 
+/// Refuses, before anything is read, a directory that could not be written to at the end.
+inline void check_output_directory(const options& chosen) {
+  namespace fs = std::filesystem;
+  const fs::path output = chosen.output_dir;
+  std::error_code ignored;
+  fs::path existing = fs::absolute(output).lexically_normal();
+  while (!fs::exists(fs::symlink_status(existing, ignored)) && existing.has_relative_path()) {
+    existing = existing.parent_path();
+  }
+  const std::string flag = "--output_dir " + chosen.output_dir + ": ";
+  if (!fs::is_directory(existing, ignored)) {
+    throw input_error(flag + existing.string() + " is not a directory; name another output directory");
+  }
+  if (::access(existing.c_str(), W_OK | X_OK) != 0) {
+    throw input_error(flag + existing.string() + " may not be written to (" + std::strerror(errno) +
+                      "); name another output directory");
+  }
+  if (chosen.do_train && !chosen.overwrite_output_dir && fs::is_directory(output, ignored) &&
+      !fs::is_empty(output, ignored)) {
+    throw input_error(flag + "Output directory (" + chosen.output_dir +
+                      ") already exists and is not empty. Use --overwrite_output_dir to overcome.");
+  }
+}
+
 inline pair_options pair_options_of(const options& chosen, const std::optional<index_t>& max_samples) {
   return {chosen.source_lang, chosen.target_lang, max_samples.value_or(-1)};
 }
@@ -53,8 +84,15 @@ inline std::vector<text_pair> read_split(const options& chosen, const std::strin
   if (chosen.dataset_name) {
     const auto directory = resolve(hub_kind::dataset, *chosen.dataset_name, "main",
                                    hub_cache::from_environment(), "--dataset_name");
-    return read_translation_pairs(find_split(directory, chosen.dataset_config_name.value_or(""), split),
-                                  pairs);
+    std::vector<text_pair> all;
+    for (const auto& part : find_split(directory, chosen.dataset_config_name.value_or(""), split)) {
+      pair_options rest = pairs;
+      if (rest.max_samples >= 0) rest.max_samples -= static_cast<index_t>(all.size());
+      if (rest.max_samples == 0) break;
+      const std::vector<text_pair> more = read_translation_pairs(part, rest);
+      all.insert(all.end(), more.begin(), more.end());
+    }
+    return all;
   }
   if (!file) {
     throw input_error("--do_" + std::string(split == "train" ? "train" : "eval") + " requires a " + split +
@@ -63,24 +101,31 @@ inline std::vector<text_pair> read_split(const options& chosen, const std::strin
   return read_translation_pairs(*file, pairs);
 }
 
-/// Finds and reads config.json, weights and spiece.model. Throws input_error; compiled: the run's own shape.
-inline model_files find_model(const options& chosen, const model_shape& compiled,
+/// Finds and reads config.json, weights and spiece.model. Throws input_error. compiled, model_name: the run's
+/// own shape and its name.
+inline model_files find_model(const options& chosen, const model_shape& compiled, std::string_view model_name,
                               const std::string& run_name) {
   const hub_cache cache = chosen.cache_dir ? hub_cache{*chosen.cache_dir} : hub_cache::from_environment();
   model_files files;
   std::filesystem::path directory;
   if (chosen.from_scratch) {
     const std::string name = chosen.config_name.value_or(chosen.model_name_or_path);
-    if (std::filesystem::is_directory(name)) {
-      files.config = read_model_config(std::filesystem::path(name) / "config.json");
-    } else {
+    const bool is_published = name == model_name || requested_model(chosen) == model_name;
+    if (is_published && !std::filesystem::is_directory(name)) {
       files.config = published_config(compiled);
+    } else {
+      const char* flag = chosen.config_name ? "--config_name" : "--model_name_or_path";
+      files.config = read_model_config(resolve(hub_kind::model, name, chosen.model_revision, cache, flag) /
+                                       "config.json");
     }
     files.source = "T5's initialisation";
   } else {
     directory = resolve(hub_kind::model, chosen.model_name_or_path, chosen.model_revision, cache,
                         "--model_name_or_path");
-    files.config = read_model_config(directory / "config.json");
+    const auto config_directory = chosen.config_name ? resolve(hub_kind::model, *chosen.config_name,
+                                                               chosen.model_revision, cache, "--config_name")
+                                                     : directory;
+    files.config = read_model_config(config_directory / "config.json");
     files.source = directory.string();
     files.weights = tensor_archive::open_model(directory);
     files.config.shape.ties_embeddings = ties_embeddings(*files.weights);
@@ -105,11 +150,12 @@ inline model_files find_model(const options& chosen, const model_shape& compiled
 }
 
 /// The tokenizer of the model, or one trained on the pairs.
-inline tokenizer make_tokenizer(const model_files& files, const std::vector<text_pair>& pairs) {
+inline tokenizer make_tokenizer(const model_files& files, const std::vector<text_pair>& pairs,
+                                const std::string& source_prefix) {
   if (files.tokenizer_file) return tokenizer::from_file(*files.tokenizer_file);
   std::vector<std::string> texts;
   for (const text_pair& pair : pairs) {
-    texts.push_back(pair.source);
+    texts.push_back(source_prefix + pair.source);
     texts.push_back(pair.target);
   }
   return {train_sentencepiece(texts, 32000), "the SentencePiece model trained on the given text"};

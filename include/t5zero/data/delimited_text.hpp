@@ -11,13 +11,13 @@
 
 namespace t5zero {
 
-/// Reads one record after another. In .csv a field that begins with a quote ends at the next single quote, may
-/// hold separators and line breaks, and has "" for a quote; a quote elsewhere is an ordinary character. In .tsv
-/// all quotes are ordinary. Empty lines are passed over.
+/// Reads one record after another. In .csv a field that begins with a quote ends at the next single quote,
+/// may hold separators and line breaks, and has "" for a quote; a quote elsewhere is an ordinary character.
+/// In .tsv all quotes are ordinary. Empty lines are passed over.
 class delimited_reader {
  public:
-  /// `name` stands for the file in messages, `line` is the number of the first line of `text` in it. `text` must
-  /// outlive the reader.
+  /// `name` stands for the file in messages, `line` is the number of the first line of `text` in it. `text`
+  /// must outlive the reader.
   delimited_reader(std::istream& text, char separator, bool quotes, std::string name, index_t line = 1)
       : text_(*text.rdbuf()), separator_(separator), quotes_(quotes), name_(std::move(name)), line_(line) {}
 

@@ -147,6 +147,7 @@ inline nlohmann::json parse_row(std::string_view text, const std::string& where)
     const std::string all(std::istreambuf_iterator<char>(file), {});
     detail::check_utf8(all, path.string());
     const nlohmann::json rows = detail::parse_row(all, path.string());
+    if (rows.empty()) throw input_error(path.string() + ": no pairs; it needs at least one");
     for (std::size_t i = 0; i < rows.size() && !full(); ++i) {
       pairs.push_back(
           detail::pair_of_object(rows[i], options, path.string() + ": row " + std::to_string(i + 1)));

@@ -20,13 +20,13 @@
 namespace t5zero {
 
 /// Writes several files of one directory. Until `commit`, the files that were there before stay as they are;
-/// without it, or after an error, nothing is left behind.
+/// without it, or after an error before it, nothing is left behind.
 class atomic_save {
  public:
   /// Creates the directory if need be. Throws io_error.
   explicit atomic_save(std::filesystem::path directory) : directory_(std::move(directory)) {
     std::error_code failure;
-    std::filesystem::create_directories(directory_, failure);
+    created_ = std::filesystem::create_directories(directory_, failure);
     if (failure) throw io_error(directory_.string() + ": cannot be created (" + failure.message() + ")");
   }
   atomic_save(const atomic_save&) = delete;
@@ -34,12 +34,21 @@ class atomic_save {
   ~atomic_save() {
     close_current();
     for (const std::string& name : names_) ::unlink(temporary(name).c_str());
+    if (created_) ::rmdir(directory_.c_str());  // fails, as it should, when files are in it
   }
+
+  [[nodiscard]] const std::filesystem::path& directory() const { return directory_; }
 
   /// Begins a file; `write` appends to it.
   void begin(const std::string& name) {
     finish_current();
-    descriptor_ = ::open(temporary(name).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (std::filesystem::is_directory(directory_ / name)) {
+      errno = EISDIR;
+      fail(name, "cannot be replaced");
+    }
+    // What an interrupted run left under this name goes; a link would be followed out of the directory.
+    ::unlink(temporary(name).c_str());
+    descriptor_ = ::open(temporary(name).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
     if (descriptor_ < 0) fail(name, "cannot be created");
     names_.push_back(name);
   }
@@ -59,14 +68,28 @@ class atomic_save {
     write(text.data(), static_cast<index_t>(text.size()));
   }
 
-  /// Renames all files to their names.
+  /// Takes `name`, a file of an earlier save that the new files would contradict, away at `commit`.
+  void retire(std::string name) { retired_.push_back(std::move(name)); }
+
+  /// Renames all files to their names. Throws io_error; only a rename that fails half-way (each was checked
+  /// to be possible) leaves new files beside old ones, and the message says so.
   void commit() {
     finish_current();
-    for (const std::string& name : names_) {
-      if (::rename(temporary(name).c_str(), (directory_ / name).c_str()) != 0)
-        fail(name, "cannot be renamed");
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+      if (::rename(temporary(names_[i]).c_str(), (directory_ / names_[i]).c_str()) != 0) {
+        throw io_error((directory_ / names_[i]).string() + " cannot be renamed (" + std::strerror(errno) +
+                       "); " + std::to_string(i) + " of " + std::to_string(names_.size()) +
+                       " files of this save are in place, the others are as before: save again");
+      }
     }
     names_.clear();
+    for (const std::string& name : retired_) ::unlink((directory_ / name).c_str());
+    created_ = false;
+    const int descriptor = ::open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor >= 0) {
+      ::fsync(descriptor);  // makes the names last; the files themselves were synced before
+      ::close(descriptor);
+    }
   }
 
  private:
@@ -92,6 +115,8 @@ class atomic_save {
 
   std::filesystem::path directory_;
   std::vector<std::string> names_;
+  std::vector<std::string> retired_;
+  bool created_ = false;  ///< the directory, by us, and nothing is committed to it yet
   int descriptor_ = -1;
 };
 

@@ -2,6 +2,7 @@
 // third place to look, at the end of resolve().
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -67,7 +68,8 @@ inline std::filesystem::path hub_folder(hub_kind kind, std::string id) {
     const std::filesystem::path snapshots = folder / "snapshots";
     if (std::filesystem::is_directory(snapshots / commit, ignored)) return snapshots / commit;
     tried += ", " + (snapshots / commit).string();
-    // Without refs a lone snapshot is the one meant.
+    // Without refs a lone snapshot is the one meant, unless a revision was asked for.
+    if (revision != "main") continue;
     std::vector<std::filesystem::path> there;
     for (const auto& entry : std::filesystem::directory_iterator(snapshots, ignored))
       there.push_back(entry.path());
@@ -77,9 +79,11 @@ inline std::filesystem::path hub_folder(hub_kind kind, std::string id) {
                     ". Give a directory, or set HF_HOME to a cache that holds it");
 }
 
-/// The file of a split ("train", "validation", "test") of a dataset directory. Throws input_error.
-[[nodiscard]] inline std::filesystem::path find_split(const std::filesystem::path& dataset,
-                                                      const std::string& config, const std::string& split) {
+/// The files of a split ("train", "validation", "test") of a dataset directory, in the order of their names:
+/// all that begin with its name and end in .jsonl, or else in .json. Throws input_error.
+[[nodiscard]] inline std::vector<std::filesystem::path> find_split(const std::filesystem::path& dataset,
+                                                                   const std::string& config,
+                                                                   const std::string& split) {
   const std::filesystem::path directory = config.empty() ? dataset : dataset / config;
   std::error_code ignored;
   if (!std::filesystem::is_directory(directory, ignored)) {
@@ -91,21 +95,18 @@ inline std::filesystem::path hub_folder(hub_kind kind, std::string id) {
     throw input_error("--dataset_config_name " + config + ": " + dataset.string() +
                       " has no such configuration; it has " + (configs.empty() ? "none" : configs));
   }
-  std::filesystem::path best;
-  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
-    const std::string name = entry.path().filename().string();
-    const std::string extension = entry.path().extension().string();
-    if (name.rfind(split, 0) == 0 && (extension == ".jsonl" || extension == ".json") &&
-        (best.empty() || entry.path() < best)) {
-      best = entry.path();
+  for (const char* extension : {".jsonl", ".json"}) {
+    std::vector<std::filesystem::path> found;
+    for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
+      const std::string name = entry.path().filename().string();
+      if (name.starts_with(split) && entry.path().extension() == extension) found.push_back(entry.path());
     }
+    std::sort(found.begin(), found.end());
+    if (!found.empty()) return found;
   }
-  if (best.empty()) {
-    throw input_error(
-        directory.string() + ": no " + split + "*.jsonl or " + split + "*.json" +
-        (config.empty() ? "; if the dataset has configurations, name one with --dataset_config_name" : ""));
-  }
-  return best;
+  throw input_error(
+      directory.string() + ": no " + split + "*.jsonl or " + split + "*.json" +
+      (config.empty() ? "; if the dataset has configurations, name one with --dataset_config_name" : ""));
 }
 
 }  // namespace t5zero

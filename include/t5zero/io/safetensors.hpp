@@ -117,7 +117,14 @@ class tensor_archive {
         throw input_error(index.string() + ": no \"weight_map\"; fetch the file again");
       }
       std::map<std::string, bool> files;
-      for (const auto& [name, file] : json["weight_map"].items()) files[file.get<std::string>()] = true;
+      for (const auto& [name, file] : json["weight_map"].items()) {
+        const std::string shard = file.is_string() ? file.get<std::string>() : "";
+        if (shard.empty() || shard.find('/') != std::string::npos) {
+          throw input_error(index.string() + ": \"weight_map\" gives \"" + name + "\" as " + file.dump() +
+                            ", not a file beside it; fetch the file again");
+        }
+        files[shard] = true;
+      }
       for (const auto& [file, unused] : files) archive.add(directory / file);
     } else {
       throw input_error(
@@ -247,6 +254,14 @@ struct tensor_to_save {
 
 namespace detail {
 
+inline std::string five_digits(std::size_t number) {
+  const std::string digits = std::to_string(number);
+  return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
+}
+inline std::string shard_suffix(std::size_t shards) {
+  return "-of-" + five_digits(shards) + ".safetensors";
+}
+
 inline void write_safetensors(atomic_save& save, const std::string& file,
                               const std::vector<tensor_to_save>& tensors) {
   nlohmann::ordered_json header;
@@ -287,6 +302,14 @@ inline void save_model_tensors(atomic_save& save, std::vector<tensor_to_save> te
     total += tensor.bytes();
     shards.back().push_back(std::move(tensor));
   }
+  // Weights of an earlier save in another number of files would be read instead of, or beside, these.
+  for (const auto& entry : std::filesystem::directory_iterator(save.directory())) {
+    const std::string name = entry.path().filename().string();
+    const bool is_shard = name.starts_with("model-") && name.ends_with(".safetensors");
+    const bool is_other = name == (shards.size() == 1 ? "model.safetensors.index.json" : "model.safetensors");
+    const bool stays = name.ends_with(detail::shard_suffix(shards.size()));
+    if (is_other || (is_shard && !stays)) save.retire(name);
+  }
   if (shards.size() == 1) {
     detail::write_safetensors(save, "model.safetensors", shards[0]);
     return;
@@ -294,8 +317,7 @@ inline void save_model_tensors(atomic_save& save, std::vector<tensor_to_save> te
   nlohmann::ordered_json index;
   index["metadata"] = {{"total_size", total}};
   for (std::size_t i = 0; i < shards.size(); ++i) {
-    char name[64];
-    std::snprintf(name, sizeof(name), "model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
+    const std::string name = "model-" + detail::five_digits(i + 1) + detail::shard_suffix(shards.size());
     for (const tensor_to_save& tensor : shards[i]) index["weight_map"][tensor.name] = name;
     detail::write_safetensors(save, name, shards[i]);
   }

@@ -20,13 +20,19 @@
 
 namespace t5zero {
 
+/// No file of ours is nested deeper; without a bound a hostile one could exhaust the stack.
+inline constexpr int deepest_json = 64;
+
 /// Parses one JSON value. `//` and block comments are allowed; a key that occurs twice in one object is
 /// refused, because which of the two the writer meant cannot be known. `name` stands for the source in
 /// messages. Throws input_error with line and column.
 [[nodiscard]] inline nlohmann::json parse_strict_json(std::string_view text, const std::string& name) {
   std::vector<std::set<std::string>> open_objects;
-  const auto watch_keys = [&](int, nlohmann::json::parse_event_t event, nlohmann::json& value) {
+  const auto watch = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
     using kind = nlohmann::json::parse_event_t;
+    if (depth > deepest_json) {
+      throw input_error(name + ": nested more than " + std::to_string(deepest_json) + " levels deep");
+    }
     if (event == kind::object_start) {
       open_objects.emplace_back();
     } else if (event == kind::object_end) {
@@ -38,7 +44,7 @@ namespace t5zero {
     return true;
   };
   try {
-    return nlohmann::json::parse(text.begin(), text.end(), watch_keys, /*allow_exceptions=*/true,
+    return nlohmann::json::parse(text.begin(), text.end(), watch, /*allow_exceptions=*/true,
                                  /*ignore_comments=*/true);
   } catch (const nlohmann::json::exception& failure) {
     throw input_error(name + ": not valid JSON: " + failure.what());

@@ -82,17 +82,14 @@ class metrics {
     }
     return text;
   }
-  /// A JSON object with indent 4, as Python's json.dump(indent=4, sort_keys=True).
-  [[nodiscard]] std::string json() const {
-    std::string text = "{";
+  /// Each value as JSON.
+  [[nodiscard]] std::map<std::string, std::string> json_values() const {
+    std::map<std::string, std::string> texts;
     for (const auto& [key, value] : values_) {
-      text += std::string(text.size() > 1 ? "," : "") + "\n    \"" + key + "\": " +
-              (value.second ? std::to_string(static_cast<index_t>(value.first)) : python_json(value.first));
+      texts[key] =
+          value.second ? std::to_string(static_cast<index_t>(value.first)) : python_json(value.first);
     }
-    return text + "\n}";
-  }
-  void merge(const metrics& other) {
-    for (const auto& [key, value] : other.values_) values_[key] = value;
+    return texts;
   }
 
  private:
