@@ -13,12 +13,14 @@
 # Your own policies: name them with their namespace (MODEL mine::t5_tiny) and give the header that defines them with
 # INCLUDE (as it is written between the quotes of an #include).
 
-set(T5ZERO_RUN_MODELS t5_small t5_base t5_large t5_3b t5_11b
-  t5_v1_1_small t5_v1_1_base t5_v1_1_large t5_v1_1_xl t5_v1_1_xxl)
-set(T5ZERO_RUN_ZEROS zero_0 zero_1 zero_2 zero_3)
-set(T5ZERO_RUN_PRECISIONS_cpu fp32 fp16 bf16)
-set(T5ZERO_RUN_BACKENDS cpu)
-set(T5ZERO_RUN_TEMPLATES ${CMAKE_CURRENT_LIST_DIR})
+# The words that the functions know, in the caller: functions are global, variables are not.
+macro(t5zero_set_known_words)
+  set(T5ZERO_RUN_MODELS t5_small t5_base t5_large t5_3b t5_11b
+    t5_v1_1_small t5_v1_1_base t5_v1_1_large t5_v1_1_xl t5_v1_1_xxl)
+  set(T5ZERO_RUN_ZEROS zero_0 zero_1 zero_2 zero_3)
+  set(T5ZERO_RUN_PRECISIONS_cpu fp32 fp16 bf16)
+  set(T5ZERO_RUN_BACKENDS cpu)
+endmacro()
 
 # Stops with a sentence unless `value` is one of the allowed ones, or names the user's own type where that may be.
 function(t5zero_check_choice function keyword value own allowed)
@@ -40,6 +42,7 @@ endfunction()
 
 # Checks the four policies of a run and sets, in the caller, the T5ZERO_RUN_* values that the templates read.
 macro(t5zero_set_run_values function model zero precision backend includes)
+  t5zero_set_known_words()
   set(t5zero_may_be_own FALSE)
   if(NOT "${includes}" STREQUAL "")
     set(t5zero_may_be_own TRUE)
@@ -68,10 +71,6 @@ endmacro()
 function(t5zero_finish_run name backend)
   target_link_libraries(${name} PRIVATE t5zero::${backend} t5zero::run_translation)
   target_include_directories(${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
-  # This project's own warnings and instruction set; a user's project has its own.
-  if(TARGET t5zero_own)
-    target_link_libraries(${name} PRIVATE t5zero_own)
-  endif()
 endfunction()
 
 function(t5zero_check_name function name unparsed)
@@ -100,7 +99,7 @@ function(t5zero_add_run)
   t5zero_set_run_values(t5zero_add_run "${arg_MODEL}" "${arg_ZERO}" "${arg_PRECISION}" "${arg_BACKEND}"
     "${arg_INCLUDE}")
   set(source ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}.run.cpp)
-  configure_file(${T5ZERO_RUN_TEMPLATES}/run_main.cpp.in ${source} @ONLY)
+  configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_main.cpp.in ${source} @ONLY)
   add_executable(${arg_NAME} ${source})
   t5zero_finish_run(${arg_NAME} ${arg_BACKEND})
 endfunction()
@@ -136,7 +135,7 @@ function(t5zero_add_run_translation)
     if(source IN_LIST sources)
       message(FATAL_ERROR "t5zero_add_run_translation: RUNS has '${one}' twice. Name each run once.")
     endif()
-    configure_file(${T5ZERO_RUN_TEMPLATES}/run_entry.cpp.in ${source} @ONLY)
+    configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_entry.cpp.in ${source} @ONLY)
     list(APPEND sources ${source})
     string(APPEND T5ZERO_RUN_DECLARATIONS "int ${T5ZERO_RUN_ENTRY}(int argc, char** argv);\n")
     # The policies' own names: what the command line and the messages say.
@@ -145,7 +144,7 @@ function(t5zero_add_run_translation)
       "     std::string_view(${T5ZERO_RUN_PRECISION}::name).data(), &${T5ZERO_RUN_ENTRY}},\n")
   endforeach()
   set(main ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}.runs/main.cpp)
-  configure_file(${T5ZERO_RUN_TEMPLATES}/run_dispatch.cpp.in ${main} @ONLY)
+  configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_dispatch.cpp.in ${main} @ONLY)
   add_executable(${arg_NAME} ${main} ${sources})
   t5zero_finish_run(${arg_NAME} ${arg_BACKEND})
 endfunction()
@@ -155,6 +154,7 @@ function(t5zero_list_runs variable which)
   if(NOT DEFINED arg_BACKEND)
     set(arg_BACKEND cpu)
   endif()
+  t5zero_set_known_words()
   t5zero_check_choice(t5zero_list_runs BACKEND "${arg_BACKEND}" FALSE "${T5ZERO_RUN_BACKENDS}")
   set(runs "")
   if(which STREQUAL "documented")

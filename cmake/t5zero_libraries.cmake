@@ -4,12 +4,17 @@
 #   t5zero::run_translation  + text, files and the command line (SentencePiece, nlohmann/json, CLI11)
 
 include(${CMAKE_CURRENT_LIST_DIR}/t5zero_dependencies.cmake)
+foreach(package Threads Eigen3 nlohmann_json CLI11 PkgConfig sentencepiece)
+  if(NOT ${package}_FOUND)
+    message(FATAL_ERROR "t5zero: ${package} was not found. scripts/install_dependencies.sh installs what is missing.")
+  endif()
+endforeach()
 
 file(GLOB_RECURSE t5zero_headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/*.hpp)
 set(t5zero_cpu_headers ${t5zero_headers})
 list(FILTER t5zero_cpu_headers INCLUDE REGEX "include/t5zero/(backend/cpu/|cpu\\.hpp)")
 set(t5zero_application_headers ${t5zero_headers})
-list(FILTER t5zero_application_headers INCLUDE REGEX "include/t5zero/(data/|io/|cli/|train/|zero/(read_ds_config|ds_section)|run_translation\\.hpp)")
+list(FILTER t5zero_application_headers INCLUDE REGEX "include/t5zero/(data/|io/|cli/|zero/(read_ds_config|ds_section)|run_translation\\.hpp)")
 set(t5zero_core_headers ${t5zero_headers})
 list(REMOVE_ITEM t5zero_core_headers ${t5zero_cpu_headers} ${t5zero_application_headers})
 

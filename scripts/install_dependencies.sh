@@ -3,7 +3,7 @@
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config libeigen3-dev catch2 libcli11-dev nlohmann-json3-dev
-  libsentencepiece-dev sentencepiece)
+  libsentencepiece-dev)
 
 fail() {
   echo "install_dependencies: $*" >&2

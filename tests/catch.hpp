@@ -1,5 +1,7 @@
-// Catch2 under both of its layouts: 2.13 (Debian 12) and 3.x.
+// Catch2 under both of its layouts: 2.13 (Debian 12) and 3.x (Ubuntu 24.04).
 #pragma once
+
+#include <string>
 
 #if __has_include(<catch2/catch_all.hpp>)
 #include <catch2/catch_all.hpp>
@@ -7,11 +9,15 @@
 #include <catch2/catch.hpp>
 #endif
 
+namespace t5zero_test {
+
+/// A matcher for texts that hold `part`; Catch2 3 renamed its own.
+inline auto contains_text(const std::string& part) {
 #if __has_include(<catch2/catch_all.hpp>)
-// Catch2 3 renamed the matcher.
-namespace Catch::Matchers {
-inline auto Contains(const std::string& text) {
-  return ContainsSubstring(text);
-}
-}  // namespace Catch::Matchers
+  return Catch::Matchers::ContainsSubstring(part);
+#else
+  return Catch::Matchers::Contains(part);
 #endif
+}
+
+}  // namespace t5zero_test

@@ -24,6 +24,7 @@ namespace t5zero {
 template <class Run>
 int run_translation(int argc, char** argv) {
   return cli::report_errors(argc > 0 ? argv[0] : "run_translation", [&] {
+    cli::check_one_rank();
     options chosen = parse_options(argc, argv);
     if (!chosen.help_text.empty()) {
       std::cout << chosen.help_text;

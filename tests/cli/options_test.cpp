@@ -273,7 +273,7 @@ TEST_CASE("an executable of one run refuses flags against its type") {
   stage_2.zero.stage = 2;
   CHECK(t5zero::requested_precision(parse_with({"--bf16"})) == "bf16");
   CHECK(t5zero::requested_precision(parse_with({"--tf32", "1"})) == "tf32");
-  CHECK(t5zero::requested_stage(parse_with({}), nullptr) == 0);
+  CHECK(t5zero::requested_stage(nullptr) == 0);
   CHECK_NOTHROW(t5zero::check_run_constraints(parse_with({}), nullptr, plain));
   CHECK_NOTHROW(t5zero::check_run_constraints(parse_with({"--fp16"}), &stage_2, small_fp16));
   const std::string wrong =

@@ -1,4 +1,5 @@
 #include <t5zero/io/atomic_save.hpp>
+#include <t5zero/io/hub.hpp>
 #include <t5zero/io/model_config.hpp>
 #include <t5zero/io/safetensors.hpp>
 #include <t5zero/io/weights.hpp>
@@ -10,9 +11,14 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "catch.hpp"
+
+using t5zero_test::contains_text;
 
 namespace {
 
@@ -79,20 +85,19 @@ TEST_CASE("safetensors round trip, single and sharded") {
 TEST_CASE("damaged safetensors files are named with what is wrong") {
   const scratch_directory scratch;
   const auto file = scratch.path / "x.safetensors";
-  using Catch::Matchers::Contains;
   std::ofstream(file) << "abc";
-  CHECK_THAT(failure_of(file), Contains("x.safetensors") && Contains("3 bytes long"));
+  CHECK_THAT(failure_of(file), contains_text("x.safetensors") && contains_text("3 bytes long"));
   CHECK_THAT(failure_of(write_file(file, 1'000'000'000'000'000'000ULL, "{}")),
-             Contains("1000000000000000000"));
-  CHECK_THAT(failure_of(write_file(file, 100, "{}")), Contains("100 bytes long"));
+             contains_text("1000000000000000000"));
+  CHECK_THAT(failure_of(write_file(file, 100, "{}")), contains_text("100 bytes long"));
   CHECK_FALSE(failure_of(write_file(file, 2, "{x")).empty());
   const std::string lying = R"({"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
-  CHECK_THAT(failure_of(write_file(file, lying.size(), lying + "1234")), Contains("the file holds 4"));
+  CHECK_THAT(failure_of(write_file(file, lying.size(), lying + "1234")), contains_text("the file holds 4"));
   const std::string wrong = R"({"t":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})";
-  CHECK_THAT(failure_of(write_file(file, wrong.size(), wrong + "12345678")), Contains("need 12"));
+  CHECK_THAT(failure_of(write_file(file, wrong.size(), wrong + "12345678")), contains_text("need 12"));
   const std::string huge =
       R"({"t":{"dtype":"F32","shape":[99999999,99999999,99999999],"data_offsets":[0,8]}})";
-  CHECK_THAT(failure_of(write_file(file, huge.size(), huge + "12345678")), Contains("impossible shape"));
+  CHECK_THAT(failure_of(write_file(file, huge.size(), huge + "12345678")), contains_text("impossible shape"));
   const auto two = [](const char* first, const char* second) {
     return R"({"a":{"dtype":"F16","shape":[2],"data_offsets":)" + std::string(first) +
            R"(},"b":{"dtype":"F16","shape":[2],"data_offsets":)" + second + "}}";
@@ -101,10 +106,10 @@ TEST_CASE("damaged safetensors files are named with what is wrong") {
     const std::string header = two(first, second);
     return failure_of(write_file(file, header.size(), header + "1234567890"));
   };
-  CHECK_THAT(failure_of_two("[0,4]", "[0,4]"), Contains("the tensors a and b overlap"));
-  CHECK_THAT(failure_of_two("[2,6]", "[0,4]"), Contains("the tensors b and a overlap"));
-  CHECK_THAT(failure_of_two("[0,4]", "[6,10]"), Contains("the 2 bytes between a and b"));
-  CHECK_THAT(failure_of_two("[0,4]", "[4,8]"), Contains("2 bytes follow the last tensor"));
+  CHECK_THAT(failure_of_two("[0,4]", "[0,4]"), contains_text("the tensors a and b overlap"));
+  CHECK_THAT(failure_of_two("[2,6]", "[0,4]"), contains_text("the tensors b and a overlap"));
+  CHECK_THAT(failure_of_two("[0,4]", "[6,10]"), contains_text("the 2 bytes between a and b"));
+  CHECK_THAT(failure_of_two("[0,4]", "[4,8]"), contains_text("2 bytes follow the last tensor"));
 }
 
 TEST_CASE("a full disk leaves the earlier save as it was") {
@@ -140,6 +145,132 @@ TEST_CASE("a full disk leaves the earlier save as it was") {
   CHECK(std::distance(std::filesystem::directory_iterator(scratch.path), {}) == 1);
 }
 
+TEST_CASE("a save leaves no weights of another number of files, and nothing of anybody else's") {
+  const scratch_directory scratch;
+  const auto save_with = [&](t5zero::index_t largest_shard) {
+    t5zero::atomic_save save(scratch.path);
+    t5zero::save_model_tensors(save, {tensor("a", {1, 2}), tensor("b", {3, 4}), tensor("c", {5})},
+                               largest_shard);
+    save.commit();
+  };
+  const auto names = [&] {
+    std::set<std::string> all;
+    for (const auto& entry : std::filesystem::directory_iterator(scratch.path))
+      all.insert(entry.path().filename());
+    return all;
+  };
+  std::ofstream(scratch.path / "model-backup.safetensors") << "mine";
+  save_with(1000);
+  CHECK(names() == std::set<std::string>{"model-backup.safetensors", "model.safetensors"});
+  save_with(8);
+  CHECK(names() == std::set<std::string>{"model-00001-of-00003.safetensors",
+                                         "model-00002-of-00003.safetensors",
+                                         "model-00003-of-00003.safetensors", "model-backup.safetensors",
+                                         "model.safetensors.index.json"});
+  save_with(16);
+  CHECK(names() == std::set<std::string>{"model-00001-of-00002.safetensors",
+                                         "model-00002-of-00002.safetensors", "model-backup.safetensors",
+                                         "model.safetensors.index.json"});
+  std::ofstream(scratch.path / "model.safetensors.index.json") << R"({"weight_map": {"a": 7}})";
+  CHECK_THROWS_AS(t5zero::tensor_archive::open_model(scratch.path), t5zero::input_error);
+  std::ofstream(scratch.path / "model.safetensors.index.json") << R"({"weight_map": {"a": "../x"}})";
+  CHECK_THROWS_AS(t5zero::tensor_archive::open_model(scratch.path), t5zero::input_error);
+}
+
+TEST_CASE("a save does not follow links, and knows before the first rename what it cannot replace") {
+  const scratch_directory scratch;
+  std::ofstream(scratch.path / "victim") << "mine";
+  std::filesystem::create_symlink("victim", scratch.path / ".a.txt.partial");
+  {
+    t5zero::atomic_save save(scratch.path);
+    save.add("a.txt", "new");
+    save.commit();
+  }
+  std::ifstream victim(scratch.path / "victim");
+  std::string text;
+  victim >> text;
+  CHECK(text == "mine");
+  std::filesystem::create_directories(scratch.path / "b.txt");
+  t5zero::atomic_save save(scratch.path);
+  save.add("a.txt", "newer");
+  CHECK_THROWS_AS(save.add("b.txt", "new"), t5zero::io_error);
+  const auto fresh = scratch.path / "fresh";
+  { const t5zero::atomic_save unused(fresh); }
+  CHECK_FALSE(std::filesystem::exists(fresh));
+}
+
+TEST_CASE("the files of a split") {
+  const scratch_directory scratch;
+  const auto find = [&](const char* config = "") {
+    std::string names;
+    try {
+      for (const auto& path : t5zero::find_split(scratch.path, config, "train"))
+        names += path.filename().string() + " ";
+    } catch (const t5zero::input_error& failure) {
+      return std::string(failure.what());
+    }
+    return names;
+  };
+  const auto touch = [&](const char* name) { std::ofstream(scratch.path / name) << "{}"; };
+  CHECK_THAT(find(), contains_text("no train*.jsonl"));
+  CHECK_THAT(find("ro-en"), contains_text("--dataset_config_name ro-en"));
+  touch("train-00000-of-00001.parquet");
+  CHECK_THAT(find(), contains_text("train-00000-of-00001.parquet; Parquet files are not read yet"));
+  touch("train-00001-of-00002.jsonl");
+  CHECK_THAT(find(), contains_text("nor all parts"));
+  touch("train-00000-of-00002.jsonl");
+  CHECK(find() == "train-00000-of-00002.jsonl train-00001-of-00002.jsonl ");
+  touch("train-backup.jsonl");
+  CHECK_THAT(find(), contains_text("train-backup.jsonl"));
+  touch("train.jsonl");
+  CHECK(find() == "train.jsonl ");
+}
+
+TEST_CASE("a name of the Hub is a snapshot of the revision asked for") {
+  const scratch_directory scratch;
+  const auto folder = scratch.path / "models--google-t5--t5-small";
+  std::filesystem::create_directories(folder / "snapshots" / "abc");
+  const t5zero::hub_cache cache{scratch.path};
+  const auto resolved = [&](const char* revision) {
+    return t5zero::resolve(t5zero::hub_kind::model, "t5-small", revision, cache, "--model_name_or_path");
+  };
+  CHECK(resolved("main") == folder / "snapshots" / "abc");
+  CHECK(resolved("abc") == folder / "snapshots" / "abc");
+  CHECK_THROWS_AS(resolved("v2"), t5zero::input_error);
+  std::filesystem::create_directories(folder / "refs");
+  std::ofstream(folder / "refs" / "v2") << "abc";
+  CHECK(resolved("v2") == folder / "snapshots" / "abc");
+}
+
+TEST_CASE("a config.json is checked where it is read") {
+  const nlohmann::json good = t5zero::to_json(t5zero::published_config(t5zero::t5_small::shape), "float32");
+  const auto refusal = [&](const char* key, const nlohmann::json& value) {
+    nlohmann::json changed = good;
+    changed[key] = value;
+    try {
+      const auto config = t5zero::parse_model_config(changed, "config.json");
+      return t5zero::differences(config.shape, t5zero::t5_small::shape);
+    } catch (const t5zero::input_error& failure) {
+      return std::string(failure.what());
+    }
+  };
+  CHECK(refusal("vocab_size", 32128).empty());
+  for (const auto& [key, value] : std::map<std::string, nlohmann::json>{{"dropout_rate", 1.5},
+                                                                        {"decoder_start_token_id", 99999},
+                                                                        {"layer_norm_epsilon", -1},
+                                                                        {"eos_token_id", 7},
+                                                                        {"num_layers", 0},
+                                                                        {"d_ff", std::string(1000, 'x')},
+                                                                        {"initializer_factor", 0}}) {
+    const std::string text = refusal(key.c_str(), value);
+    CHECK_THAT(text, contains_text("config.json: \"" + key + "\" is "));
+    CHECK(text.size() < 300);
+  }
+  CHECK_THAT(refusal("relative_attention_num_buckets", 16), contains_text("num_buckets 16, not 32"));
+  CHECK_THROWS_AS(t5zero::parse_strict_json(std::string(100, '[') + std::string(100, ']'), "x"),
+                  t5zero::input_error);
+}
+
 TEST_CASE("all problems of a checkpoint are listed at once") {
   const scratch_directory scratch;
   t5zero::atomic_save save(scratch.path);
@@ -148,15 +279,13 @@ TEST_CASE("all problems of a checkpoint are listed at once") {
   const auto archive = t5zero::tensor_archive::open_model(scratch.path);
   std::string text;
   try {
-    t5zero::load_weights(archive, t5zero::parameter_table(t5zero::t5_small::shape), "dir",
-                         [](const auto&, const auto&) {});
+    const t5zero::stored_weights weights(archive, t5zero::parameter_table(t5zero::t5_small::shape), "dir");
   } catch (const t5zero::input_error& e) {
     text = e.what();
   }
-  using Catch::Matchers::Contains;
-  CHECK_THAT(text, Contains("shared.weight has the shape [3], expected [32128, 512]"));
-  CHECK_THAT(text, Contains("unexpected: nonsense"));
-  CHECK_THAT(text, Contains("missing: decoder.final_layer_norm.weight"));
+  CHECK_THAT(text, contains_text("shared.weight has the shape [3], expected [32128, 512]"));
+  CHECK_THAT(text, contains_text("unexpected: nonsense"));
+  CHECK_THAT(text, contains_text("missing: decoder.final_layer_norm.weight"));
 }
 
 TEST_CASE("other architectures are refused by name") {
@@ -167,6 +296,6 @@ TEST_CASE("other architectures are refused by name") {
     } catch (const t5zero::input_error& e) {
       text = e.what();
     }
-    CHECK_THAT(text, Catch::Matchers::Contains(type));
+    CHECK_THAT(text, contains_text(type));
   }
 }

@@ -111,8 +111,11 @@ TEST_CASE("bad training files") {
           {"h.jsonl:3: \"ro\" is not a text"});
   refused("i.jsonl", good + "{\"translation\": \n", {"i.jsonl:17: not JSON"});
   refused("j.csv", "en,de\nA,B\n", {"j.csv:1: no column \"ro\"", "--target_lang ro", "it has: en, de"});
-  refused("k.csv", "en,ro\nA,B\nA\n", {"k.csv:3: 1 columns", "first line names"});
+  refused("k.csv", "en,ro\nA,B\nA\n", {"k.csv:3: 1 columns", "the first line names 2"});
   refused("l.csv", "en,ro\n\"A,B\nC,D\n", {"l.csv:2: a quote is opened here and never closed"});
+  refused("o.csv", "en,ro\nHello, world,Salut lume\n",
+          {"o.csv:2: 3 columns, the first line names 2", "quote"});
+  refused("p.tsv", "en\tro\n\xe0\x80\x80\tB\n", {"p.tsv:2: column 1: not UTF-8 at byte 1"});
   refused("m.txt", good, {"--train_file m.txt: the file's name must end in", ".jsonl"});
   refused("n.parquet", good, {"--train_file n.parquet: the file's name must end in", ".jsonl"});
   check_trains_refused(place, {"--train_file", "none.jsonl"}, {"none.jsonl: cannot be read"});
@@ -157,6 +160,11 @@ TEST_CASE("bad models") {
   refused("config.json",
           replaced(config, "\"model_type\"", "\"tokenizer_class\": \"ByT5Tokenizer\", \"model_type\""),
           {"config.json: a byt5 model"});
+  refused("config.json", replaced(config, "\"dropout_rate\": 0.1", "\"dropout_rate\": 1.5"),
+          {"config.json: \"dropout_rate\" is 1.5", "[0,1)"});
+  refused("config.json", replaced(config, "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false"),
+          {"missing: lm_head.weight"});
+  refused("tokenizer_config.json", R"({"legacy": false})", {"tokenizer_config.json: \"legacy\" is false"});
   refused("config.json", config.substr(0, 30), {"config.json: not valid JSON", "line 3"});
   refused("spiece.model", "no model", {"spiece.model"});
   std::filesystem::remove(place.work() / "model" / "spiece.model");
@@ -208,6 +216,11 @@ TEST_CASE("bad flags") {
   refused({"--threads", "4294967297"}, {"--threads", "at most"});
   refused({"--seed", "4294967296"}, {"--seed", "0 to 4294967295"});
   refused({"--max_steps", "0", "--num_train_epochs", "0"}, {"--num_train_epochs 0"});
+  refused({"--max_steps", "+-5"}, {"--max_steps", "+-5"});
+  refused({"--save_dtype", "16bit"}, {"--save_dtype 16bit", "fp32"});
+  refused({"--resume_from_checkpoint", "none"}, {"--resume_from_checkpoint none"});
+  refused({"--load_best_model_at_end"}, {"--load_best_model_at_end"});
+  refused({"--from_scratch", "--config_name", "google/nope"}, {"--config_name google/nope: not found"});
   refused({"--source_lang", ""}, {"--source_lang"});
   refused({"--label_smoothing_factor", "1.5"}, {"--label_smoothing_factor", "1.5"});
   refused({"--lr_scheduler_type", "sawtooth"}, {"--lr_scheduler_type", "sawtooth", "linear"});
@@ -231,6 +244,36 @@ TEST_CASE("bad output directories") {
                        {"--output_dir train.jsonl", "is not a directory"});
   check_trains_refused(place, {"--output_dir", "train.jsonl/below/it"},
                        {"--output_dir train.jsonl/below/it", "train.jsonl is not a directory"});
+}
+
+TEST_CASE("one of several processes") {
+  const trained_sandbox place;
+  check_refused(place, joined({"/usr/bin/env", "WORLD_SIZE=2"}, trained_sandbox::trains({})),
+                {"WORLD_SIZE=2", "one rank"});
+}
+
+TEST_CASE("results stay beside those of earlier runs") {
+  const trained_sandbox place;
+  place.write("model/all_results.json",
+              "{\n    \"predict_bleu\": 27.25,\n    \"train_loss\": NaN,\n    \"x\": NaN\n}");
+  REQUIRE(place.run(trained_sandbox::trains({"--output_dir", "model", "--overwrite_output_dir"})).code == 0);
+  const std::string all = content_of(place.work() / "model" / "all_results.json");
+  INFO(all);
+  CHECK(all.find("\"predict_bleu\": 27.25") != std::string::npos);
+  CHECK(all.find("\"x\": NaN") != std::string::npos);
+  CHECK(all.find("\"train_loss\": NaN") == std::string::npos);
+}
+
+TEST_CASE("log lines at the end of each epoch") {
+  const trained_sandbox place;
+  const outcome ended = place.run(trained_sandbox::trains(
+      {"--max_steps", "-1", "--num_train_epochs", "2", "--logging_strategy", "epoch", "--disable_tqdm"}));
+  INFO(ended.err << ended.out);
+  CHECK(ended.code == 0);
+  CHECK(ended.out.find("'epoch': 1.0}") != std::string::npos);
+  CHECK(ended.out.find("'epoch': 2.0}") != std::string::npos);
+  CHECK(ended.out.find("{'train_runtime': ") != std::string::npos);
+  CHECK(content_of(place.work() / "out" / "train_results.json").find("total_flos") == std::string::npos);
 }
 
 TEST_CASE("nothing to do writes nothing") {

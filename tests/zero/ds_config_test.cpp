@@ -118,6 +118,19 @@ TEST_CASE("unknown keys: an error inside a section, a notice at the top") {
   CHECK(config.zero.offload_optimizer == t5zero::offload_device::cpu);
 }
 
+TEST_CASE("old spellings, and parallelism of one rank") {
+  const auto refusal = [](const std::string& text) { return message_of([&] { parse(text); }); };
+  CHECK(parse(R"({"zero_optimization": {"stage": 3, "cpu_offload_param": true}})").zero.offload_param ==
+        t5zero::offload_device::cpu);
+  CHECK(refusal(R"({"sequence_parallel_size": 1, "tensor_parallel": {"autotp_size": 0}})") ==
+        "nothing thrown");
+  CHECK(has(refusal(R"({"sequence_parallel_size": 2})"), "sequence_parallel_size=2"));
+  CHECK(has(refusal(R"({"tensor_parallel": {"autotp_size": "x"}})"), "tensor_parallel="));
+  CHECK(has(refusal(R"({"amp": 1})"), "amp=1"));
+  CHECK(
+      has(refusal(R"({"curriculum_learning": {"enabled": true, "autotp_size": 0}})"), "curriculum_learning"));
+}
+
 TEST_CASE("bad values name the full key path") {
   const auto refusal = [](const std::string& text) { return message_of([&] { parse(text); }); };
   CHECK(has(refusal(R"({"zero_optimization": {"stage": 4}})"), "zero_optimization.stage=4"));

@@ -36,19 +36,16 @@ inline std::string model_name(const options& chosen) {
   if (const std::string_view known = requested_model(chosen); !known.empty()) return std::string(known);
   const std::string name =
       chosen.from_scratch && chosen.config_name ? *chosen.config_name : chosen.model_name_or_path;
-  std::string found;
-  for_each_type(all_model_sizes{}, [&]<class Model>() {
-    if (name == Model::name) found = Model::name;
-  });
-  if (!found.empty()) return found;
+  const char* flag = chosen.from_scratch && chosen.config_name ? "--config_name" : "--model_name_or_path";
   const hub_cache cache = chosen.cache_dir ? hub_cache{*chosen.cache_dir} : hub_cache::from_environment();
-  const auto directory = resolve(hub_kind::model, name, chosen.model_revision, cache, "--model_name_or_path");
+  const auto directory = resolve(hub_kind::model, name, chosen.model_revision, cache, flag);
   const model_config config = read_model_config(directory / "config.json");
+  std::string found;
   for_each_type(all_model_sizes{}, [&]<class Model>() {
     if (differences(config.shape, Model::shape).empty()) found = Model::name;
   });
   if (found.empty()) {
-    throw input_error("--model_name_or_path " + name +
+    throw input_error(std::string(flag) + " " + name +
                       ": its dimensions are those of no known T5; write a policy for "
                       "it and add a run with t5zero_add_run(NAME ... MODEL ... INCLUDE ...)");
   }
@@ -68,8 +65,9 @@ inline int dispatch(std::span<const compiled_run> runs, int argc, char** argv) {
     }
     const std::optional<ds_config> config = cli::read_deepspeed(chosen);
     const std::string model = cli::model_name(chosen);
-    const int stage = requested_stage(chosen, config ? &*config : nullptr);
+    const int stage = requested_stage(config ? &*config : nullptr);
     const std::string_view precision = requested_precision(chosen);
+    if (precision == "tf32") throw input_error("--tf32 True: TF32 needs a GPU; leave the flag out");
     std::string compiled;
     for (const compiled_run& run : runs) {
       if (run.model == model && run.zero_stage == stage && run.precision == precision)
@@ -81,9 +79,10 @@ inline int dispatch(std::span<const compiled_run> runs, int argc, char** argv) {
     for (char& c : policy) c = c == '-' ? '_' : c;
     throw input_error("the flags ask for " + model + ", ZeRO-" + std::to_string(stage) + ", " +
                       std::string(precision) + ", which was not compiled. These were:" + compiled +
-                      "\nAdd it with t5zero_add_run(NAME my_run MODEL " + policy + " ZERO zero_" +
+                      "\nAn executable of it: t5zero_add_run(NAME my_run MODEL " + policy + " ZERO zero_" +
                       std::to_string(stage) + " PRECISION " + std::string(precision) +
-                      "), or configure with -DT5ZERO_RUNS=all");
+                      "); one of several: t5zero_add_run_translation; all of them: configure with "
+                      "-DT5ZERO_RUNS=all");
   });
 }
 

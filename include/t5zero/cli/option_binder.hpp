@@ -123,7 +123,7 @@ class option_binder {
  private:
   [[nodiscard]] static std::optional<double> parse_number(const std::string& text) {
     // Python's float() takes a plus sign, from_chars does not.
-    const char* first = text.data() + (text.starts_with("+") ? 1 : 0);
+    const char* first = text.data() + (text.starts_with("+") && !text.starts_with("+-") ? 1 : 0);
     const char* last = text.data() + text.size();
     double value = 0;
     const auto result = std::from_chars(first, last, value);
@@ -133,7 +133,7 @@ class option_binder {
   [[nodiscard]] static index_t parse_integer(const std::string& name, const std::string& text,
                                              std::string_view words) {
     index_t value = 0;
-    const char* first = text.data() + (text.starts_with("+") ? 1 : 0);
+    const char* first = text.data() + (text.starts_with("+") && !text.starts_with("+-") ? 1 : 0);
     const char* last = text.data() + text.size();
     const auto result = std::from_chars(first, last, value);
     if (result.ec != std::errc{} || result.ptr != last) fail(name, text, words);

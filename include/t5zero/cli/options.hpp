@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <t5zero/core/integers.hpp>
+#include <t5zero/optim/lr_schedule.hpp>
 
 namespace t5zero {
 
@@ -26,8 +27,6 @@ struct step_count {
 
 /// When something that repeats happens.
 enum class interval_strategy : std::uint8_t { no, steps, epoch, best };
-/// Shape of the learning rate over the updates.
-enum class lr_scheduler_kind : std::uint8_t { linear, constant, constant_with_warmup, cosine };
 /// Element type of saved weights: `automatic` is 16-bit under a 16-bit ZeRO run, else fp32.
 enum class save_dtype_choice : std::uint8_t { automatic, fp32, half };
 
@@ -72,7 +71,7 @@ struct options {
   double learning_rate = 5e-5, weight_decay = 0.0;
   double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;
   double max_grad_norm = 1.0;  ///< 0: no clipping
-  lr_scheduler_kind lr_scheduler_type = lr_scheduler_kind::linear;
+  lr_schedule_kind lr_scheduler_type = lr_schedule_kind::linear;
   double warmup_ratio = 0.0;
   step_count warmup_steps;
   double label_smoothing_factor = 0.0;

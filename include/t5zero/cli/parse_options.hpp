@@ -88,11 +88,11 @@ inline void bind_training(option_binder& bind, options& to) {
   bind.number("adam_beta2", to.adam_beta2, {0, 1, "a number in [0,1)", /*open_high=*/true});
   bind.number("adam_epsilon", to.adam_epsilon, {0, infinity, "a number of at least 0"});
   bind.number("max_grad_norm", to.max_grad_norm, {0, infinity, "a norm, or 0 for no clipping,"});
-  bind.choice<lr_scheduler_kind>("lr_scheduler_type", to.lr_scheduler_type,
-                                 {{"linear", lr_scheduler_kind::linear},
-                                  {"constant", lr_scheduler_kind::constant},
-                                  {"constant_with_warmup", lr_scheduler_kind::constant_with_warmup},
-                                  {"cosine", lr_scheduler_kind::cosine}});
+  bind.choice<lr_schedule_kind>("lr_scheduler_type", to.lr_scheduler_type,
+                                {{"linear", lr_schedule_kind::linear},
+                                 {"constant", lr_schedule_kind::constant},
+                                 {"constant_with_warmup", lr_schedule_kind::constant_with_warmup},
+                                 {"cosine", lr_schedule_kind::cosine}});
   bind.number("warmup_ratio", to.warmup_ratio, {0, 1, "a share in [0,1]"});
   bind.steps("warmup_steps", to.warmup_steps, 0);
   bind.number("label_smoothing_factor", to.label_smoothing_factor,
@@ -201,6 +201,9 @@ inline void check_options(const options& chosen) {
     throw input_error(
         "Need to specify the source language and the target language. Give --source_lang and "
         "--target_lang, e.g. en and ro");
+  }
+  if (chosen.do_predict && !chosen.do_train && !chosen.do_eval) {
+    throw input_error("--do_predict: generation is not available yet; give --do_train or --do_eval");
   }
   check_file("train_file", chosen.train_file);
   check_file("validation_file", chosen.validation_file);

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <array>
+#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <iostream>
 #include <optional>
+#include <string>
 #include <system_error>
 
 #include <t5zero/cli/options.hpp>
@@ -21,13 +23,31 @@ inline std::array<std::filesystem::path, 2> installed_config_directories() {
   std::error_code ignored;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", ignored);
   const std::filesystem::path bin = program.parent_path();
-  return {bin.parent_path() / "share" / "t5zero" / "config",
-          bin.parent_path().parent_path().parent_path() / "examples" / "config"};
+  const std::filesystem::path build = bin.parent_path();
+  const std::filesystem::path installed = build / "share" / "t5zero" / "config";
+  if (!std::filesystem::exists(build / "CMakeCache.txt", ignored)) return {installed, installed};
+  return {build.parent_path().parent_path() / "examples" / "config", installed};
 }
 
 inline std::optional<ds_config> read_deepspeed(const options& chosen) {
   if (!chosen.deepspeed) return std::nullopt;
-  return read_ds_config(*chosen.deepspeed, installed_config_directories());
+  ds_config config = read_ds_config(*chosen.deepspeed, installed_config_directories());
+  if (config.source != *chosen.deepspeed) {
+    std::cerr << "--deepspeed " << *chosen.deepspeed << ": no such file here; using " << config.source
+              << "\n";
+  }
+  return config;
+}
+
+/// Refuses to be one of several processes: each would train alone and all would write one directory. Throws
+/// input_error naming the variable by which a launcher (torchrun, mpirun, srun) says so.
+inline void check_one_rank() {
+  for (const char* name : {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
+    const char* value = std::getenv(name);
+    if (value == nullptr || std::atoll(value) <= 1) continue;
+    throw input_error("the environment has " + std::string(name) + "=" + value +
+                      ": one rank is supported for now; start one process, or unset the variable");
+  }
 }
 
 /// Runs `body` and turns exceptions into a message on stderr and an exit code.

@@ -7,6 +7,8 @@
 
 #include <t5zero/cli/options.hpp>
 #include <t5zero/core/error.hpp>
+#include <t5zero/core/type_list.hpp>
+#include <t5zero/policy/model_size.hpp>
 #include <t5zero/zero/ds_config.hpp>
 
 namespace t5zero {
@@ -28,29 +30,39 @@ inline constexpr std::array<run_constraints, 4> documented_runs = {{
 }};
 
 /// The ZeRO stage that the options ask for: the configuration's, or 0 without one. `config` may be null.
-[[nodiscard]] inline int requested_stage(const options&, const ds_config* config) {
+[[nodiscard]] inline int requested_stage(const ds_config* config) {
   return config == nullptr ? 0 : config->zero.stage;
 }
 
-/// The model that a name says: the Hub's five t5 ids with or without their owner; empty for directories and
-/// other names, whose config.json decides later.
+/// The model that a name says: the Hub's ids of the published T5s, with or without their owner; empty for
+/// directories and other names, whose config.json decides later.
 [[nodiscard]] inline std::string_view requested_model(const options& chosen) {
   std::string_view name = chosen.from_scratch && chosen.config_name
                               ? std::string_view(*chosen.config_name)
                               : std::string_view(chosen.model_name_or_path);
-  constexpr std::string_view owner = "google-t5/";
-  if (name.starts_with(owner)) name.remove_prefix(owner.size());
-  for (std::string_view known : {"t5-small", "t5-base", "t5-large", "t5-3b", "t5-11b"}) {
-    if (name == known) return known;
+  for (std::string_view owner : {"google-t5/", "google/"}) {
+    if (name.starts_with(owner)) {
+      name.remove_prefix(owner.size());
+      break;
+    }
   }
-  return {};
+  std::string_view found;
+  constexpr std::string_view flan = "flan-t5-";  // of v1.1's shapes
+  constexpr std::string_view v1_1 = "t5-v1_1-";
+  for_each_type(all_model_sizes{}, [&]<class Model>() {
+    constexpr std::string_view known = Model::name;
+    const bool is_flan = name.starts_with(flan) && known.starts_with(v1_1) &&
+                         name.substr(flan.size()) == known.substr(v1_1.size());
+    if (name == known || is_flan) found = known;
+  });
+  return found;
 }
 
 /// Throws input_error if the options ask for another run than `own`. `config` may be null (no --deepspeed).
 inline void check_run_constraints(const options& chosen, const ds_config* config,
                                   const run_constraints& own) {
   const std::string_view precision = requested_precision(chosen);
-  const int stage = requested_stage(chosen, config);
+  const int stage = requested_stage(config);
   const std::string_view named_model = requested_model(chosen);
   const std::string_view model = named_model.empty() ? own.model : named_model;
   std::string conflict;

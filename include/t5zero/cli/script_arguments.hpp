@@ -43,7 +43,7 @@ inline constexpr std::array<argument_verdict, 29> script_arguments = {{
     {"dataset_config_name", argument_kind::value, verdict::honoured, "", "its configuration, e.g. ro-en"},
     {"train_file", argument_kind::value, verdict::honoured, "", ".json, .jsonl, .csv or .tsv"},
     {"validation_file", argument_kind::value, verdict::honoured, "", ".json, .jsonl, .csv or .tsv"},
-    {"test_file", argument_kind::value, verdict::honoured, "", ".json, .jsonl, .csv or .tsv"},
+    {"test_file", argument_kind::value, verdict::accepted, "", "prediction is not acted on yet"},
     {"overwrite_cache", argument_kind::flag, verdict::accepted, "False", "no preprocessed data is kept"},
     {"preprocessing_num_workers", argument_kind::value, verdict::accepted, "", "tokenising uses --threads"},
     {"max_source_length", argument_kind::value, verdict::honoured, "1024",

@@ -44,7 +44,7 @@ struct step_arithmetic {
   step_arithmetic(index_t examples, const options& chosen) {
     const index_t batch = chosen.per_device_train_batch_size;
     batches_per_epoch = chosen.dataloader_drop_last ? examples / batch : ceil_div(examples, batch);
-    if (batches_per_epoch == 0) {
+    if (batches_per_epoch == 0) {  // only by dropping: every data set has at least one pair
       throw input_error("--per_device_train_batch_size " + std::to_string(batch) +
                         ": the training data has only " + std::to_string(examples) +
                         " pairs and --dataloader_drop_last drops the short batch; lower it");
@@ -66,6 +66,11 @@ class translation_job {
       : chosen_(std::move(chosen)), ds_(std::move(config)), learning_rate_(chosen_.learning_rate) {}
 
   int run() {
+    if (chosen_.save_dtype == save_dtype_choice::half && sizeof(typename Run::param_type) == 4) {
+      throw input_error(
+          "--save_dtype 16bit: this run holds fp32 weights; train with --fp16 or --bf16, or leave "
+          "the flag out");
+    }
     check_memory_of_model();
     if (!chosen_.do_train && !chosen_.do_eval && !chosen_.do_predict) {
       std::cerr << "There is nothing to do. Please pass `do_train`, `do_eval` and/or `do_predict`.\n";
@@ -74,6 +79,7 @@ class translation_job {
     check_output_directory(chosen_);
     read_inputs();
     build_trainer();
+    check_output_space();
     summarise();
     if (chosen_.do_train) train();
     if (chosen_.do_eval) evaluate();
@@ -134,6 +140,29 @@ class translation_job {
                          ". --plan prints the whole table.");
   }
 
+  /// Refuses, before the first update, a place that cannot take the model at the end.
+  void check_output_space() const {
+    const atomic_save probe(chosen_.output_dir);  // makes the directory, or fails; takes it away again
+    if (!chosen_.do_train) return;
+    index_t needed = 0;
+    for (const parameter_row& row : trainer_->parameters()) {
+      needed += row.count() * (saves_16_bit() ? index_t{2} : index_t{4});
+    }
+    std::error_code unknown;
+    const std::filesystem::space_info space = std::filesystem::space(chosen_.output_dir, unknown);
+    if (unknown || space.available >= static_cast<std::uintmax_t>(needed)) return;
+    throw capacity_error("--output_dir " + chosen_.output_dir + ": the model's weights need " +
+                         with_thousands(needed) + " bytes, " +
+                         with_thousands(static_cast<index_t>(space.available)) +
+                         " are free there; free some space or name another directory");
+  }
+
+  [[nodiscard]] bool saves_16_bit() const {
+    return sizeof(typename Run::param_type) < 4 &&
+           (chosen_.save_dtype == save_dtype_choice::half ||
+            (chosen_.save_dtype == save_dtype_choice::automatic && ds_));
+  }
+
   void read_inputs() {
     files_ = find_model(chosen_, compiled, Run::model::name, Run::name());
     std::vector<text_pair> train_pairs;
@@ -152,6 +181,8 @@ class translation_job {
           "--from_scratch without --do_train has no text to train a tokenizer on: give --tokenizer_name");
     }
     text_.emplace(make_tokenizer(files_, train_pairs, chosen_.source_prefix.value_or("")));
+    // Made now, so that a tokenizer that could not be saved is refused before training.
+    tokenizer_files_.emplace(text_->model(), files_.tokenizer_config);
     model_shape& shape = files_.config.shape;
     if (trains_tokenizer) {
       // An own vocabulary, rounded up as the published one is (32100 to 32128).
@@ -207,21 +238,15 @@ class translation_job {
           "--max_source_length");
     }
     trainer_ = std::make_unique<trainer<Run>>(files_.config.shape, largest_, settings);
+    const clock::time_point start = clock::now();
     if (files_.weights) {
-      load_weights(*files_.weights, trainer_->parameters(), files_.source,
-                   [&](const parameter_row&, const auto&) {});
-      trainer_->load([&](const parameter_row& row, float* to) {
-        for (const std::string& name : accepted_checkpoint_names(row)) {
-          if (const stored_tensor* tensor = files_.weights->find(name)) {
-            tensor->read(to);
-            return;
-          }
-        }
-      });
+      const stored_weights weights(*files_.weights, trainer_->parameters(), files_.source);
+      trainer_->load([&](const parameter_row& row, float* to) { weights.of(row).read(to); });
     } else {
       trainer_->initialize(static_cast<std::uint32_t>(chosen_.seed), files_.config.initializer_factor);
     }
     files_.weights.reset();
+    preparation_time_ = seconds_since(start);
   }
 
   /// DeepSpeed's optimizer, scheduler, clipping and loss scale, with "auto" filled as transformers fills it.
@@ -253,11 +278,7 @@ class translation_job {
       learning_rate_ = value_or(optimizer.lr, 1e-3);
     }
     settings.max_grad_norm = value_or(ds_->gradient_clipping, 1.0);
-    if (learning_rate_ != chosen_.learning_rate || settings.max_grad_norm != chosen_.max_grad_norm) {
-      std::cerr << ds_->source << ": DeepSpeed's defaults stand for what it leaves out: learning rate "
-                << python_repr(learning_rate_) << ", gradient clipping "
-                << python_repr(settings.max_grad_norm) << "\n";
-    }
+    tell_what_the_file_decides(settings);
     const ds_fp16_section& fp16 = ds_->fp16;
     settings.scaler = loss_scaler_options();
     settings.scaler.dynamic = fp16.loss_scale == 0;
@@ -275,7 +296,10 @@ class translation_job {
                     : scheduler.type == "WarmupCosineLR" ? warmup_lr_kind::cosine
                                                          : warmup_lr_kind::constant;
     schedule.minimum = value_or(scheduler.warmup_min_lr, 0.0);
-    schedule.maximum = value_or(scheduler.warmup_max_lr, learning_rate_);
+    // WarmupLR takes the optimizer's rate where the file gives none (since 0.17.2), WarmupDecayLR its own
+    // default.
+    schedule.maximum =
+        value_or(scheduler.warmup_max_lr, schedule.kind == warmup_lr_kind::decay ? 1e-3 : learning_rate_);
     if (schedule.kind == warmup_lr_kind::cosine) {
       schedule.minimum = scheduler.warmup_min_ratio * learning_rate_;
       schedule.maximum = learning_rate_;
@@ -287,23 +311,31 @@ class translation_job {
     ds_schedule_ = schedule;
   }
 
+  /// One notice for every flag that the ds_config stands over, as in DeepSpeed.
+  void tell_what_the_file_decides(const trainer_options& settings) const {
+    std::string text;
+    const auto add = [&](const char* flag, double asked, double used) {
+      if (asked == used) return;
+      text += (text.empty() ? "" : ", ") + std::string(flag) + " is " + python_repr(used) + ", not " +
+              python_repr(asked);
+    };
+    add("--learning_rate", chosen_.learning_rate, learning_rate_);
+    add("--weight_decay", chosen_.weight_decay, settings.optimizer.weight_decay);
+    add("--adam_beta1", chosen_.adam_beta1, settings.optimizer.beta1);
+    add("--adam_beta2", chosen_.adam_beta2, settings.optimizer.beta2);
+    add("--adam_epsilon", chosen_.adam_epsilon, settings.optimizer.epsilon);
+    add("--max_grad_norm", chosen_.max_grad_norm, settings.max_grad_norm);
+    if (ds_->scheduler) {
+      text += std::string(text.empty() ? "" : ", ") + "the learning rate follows " + ds_->scheduler->type +
+              ", not --lr_scheduler_type";
+    }
+    if (!text.empty()) std::cerr << ds_->source << ": " << text << "\n";
+  }
+
   [[nodiscard]] double learning_rate(index_t applied_updates) const {
     if (ds_schedule_) return (*ds_schedule_)(applied_updates);
     lr_schedule schedule;
-    switch (chosen_.lr_scheduler_type) {
-      case lr_scheduler_kind::linear:
-        schedule.kind = lr_schedule_kind::linear;
-        break;
-      case lr_scheduler_kind::cosine:
-        schedule.kind = lr_schedule_kind::cosine;
-        break;
-      case lr_scheduler_kind::constant:
-        schedule.kind = lr_schedule_kind::constant;
-        break;
-      case lr_scheduler_kind::constant_with_warmup:
-        schedule.kind = lr_schedule_kind::constant_with_warmup;
-        break;
-    }
+    schedule.kind = chosen_.lr_scheduler_type;
     schedule.learning_rate = learning_rate_;
     schedule.total_steps = steps_->max_steps;
     schedule.warmup_steps = chosen_.warmup_updates(steps_->max_steps);
@@ -319,6 +351,13 @@ class translation_job {
                    "with `--source_prefix 'translate English to Romanian: '`\n";
     }
     if (!steps_) return;
+    const index_t save_every = chosen_.save_steps.steps(steps_->max_steps);
+    if (chosen_.save_strategy == interval_strategy::epoch ||
+        (chosen_.save_strategy != interval_strategy::no && steps_->max_steps >= save_every)) {
+      std::cerr
+          << "warning: no checkpoints are written yet (--save_strategy, --save_steps): the model is saved "
+             "at the end of training only\n";
+    }
     std::cerr << "***** Running training *****\n  Num examples = " << with_thousands(train_data_->size())
               << "\n  Num Epochs = " << with_thousands(steps_->epochs)
               << "\n  Instantaneous batch size per device = "
@@ -371,7 +410,7 @@ class translation_job {
           loss = (window.sum + update_loss) / static_cast<double>(1 + window.updates);
         }
         update_loss += loss;
-        flops += 6.0 * static_cast<double>(view.source.max_length * view.source.batch) *
+        flops += 6.0 * static_cast<double>(padded_source_length(view.source.max_length) * view.source.batch) *
                  static_cast<double>(matmul_parameters());
         if (++in_update < accumulation && b + 1 < steps.batches_per_epoch) continue;
         const double rate = learning_rate(trainer_->applied_updates());
@@ -408,7 +447,8 @@ class translation_job {
     const double runtime = seconds_since(start);
     metrics result;
     result.set("epoch", epoch_at_end);
-    result.set("total_flos", flops);
+    // With --disable_tqdm Hugging Face's plain printer takes it out of the results.
+    if (!chosen_.disable_tqdm.value_or(false)) result.set("total_flos", flops);
     result.set("train_loss", total_loss / static_cast<double>(global_step));
     result.set("train_runtime", python_round(runtime, 4));
     result.set_count("train_samples", train_data_->size());
@@ -417,10 +457,23 @@ class translation_job {
                                : static_cast<double>(train_data_->size()) * chosen_.num_train_epochs;
     result.set("train_samples_per_second", python_round(samples / runtime, 3));
     result.set("train_steps_per_second", python_round(static_cast<double>(steps.max_steps) / runtime, 3));
+    bar.print_above(
+        python_dict({{"train_runtime", python_repr(python_round(runtime, 4))},
+                     {"train_samples_per_second", python_repr(python_round(samples / runtime, 3))},
+                     {"train_steps_per_second",
+                      python_repr(python_round(static_cast<double>(steps.max_steps) / runtime, 3))},
+                     {"train_loss", python_repr(total_loss / static_cast<double>(global_step))},
+                     {"epoch", python_repr(python_round(epoch_at_end, 2))}}));
     bar.close();
     epoch_ = epoch_at_end;
     save_model(result);
     std::cout << result.table("train") << std::flush;
+  }
+
+  /// The length to which Hugging Face's collator pads sources; total_flos counts its padding.
+  [[nodiscard]] index_t padded_source_length(index_t longest) const {
+    if (chosen_.pad_to_max_length) return chosen_.max_source_length;
+    return chosen_.fp16 ? round_up(longest, 8) : longest;
   }
 
   /// Parameters that take part in matmuls: all but embeddings and bias tables (an untied head counts).
@@ -435,8 +488,7 @@ class translation_job {
 
   void save_model(const metrics& results) {
     using stored = typename Run::param_type;
-    const bool narrow = sizeof(stored) < 4 && (chosen_.save_dtype == save_dtype_choice::half ||
-                                               (chosen_.save_dtype == save_dtype_choice::automatic && ds_));
+    const bool narrow = saves_16_bit();
     std::vector<tensor_to_save> tensors;
     for (const parameter_row& row : trainer_->parameters()) {
       tensor_to_save tensor;
@@ -457,7 +509,7 @@ class translation_job {
     }
     const char* type = !narrow ? "float32" : dtype_of<stored> == dtype::f16 ? "float16" : "bfloat16";
     atomic_save save(chosen_.output_dir);
-    add_model_directory(save, files_.config, std::move(tensors), type, text_->model());
+    add_model_directory(save, files_.config, std::move(tensors), type, *tokenizer_files_);
     add_results(save, "train", results);
     save.commit();
     std::cerr << "Model saved in " << chosen_.output_dir << " (" << type << ")\n";
@@ -489,7 +541,11 @@ class translation_job {
     bar.close();
     const double runtime = seconds_since(start);
     metrics result;
-    if (chosen_.do_train) result.set("epoch", epoch_);
+    if (chosen_.do_train) {
+      result.set("epoch", epoch_);
+    } else {
+      result.set("eval_model_preparation_time", python_round(preparation_time_, 4));
+    }
     result.set("eval_loss", loss / static_cast<double>(batches));
     result.set("eval_runtime", python_round(runtime, 4));
     result.set_count("eval_samples", n);
@@ -505,6 +561,7 @@ class translation_job {
   std::optional<ds_config> ds_;
   model_files files_;
   std::optional<tokenizer> text_;
+  std::optional<tokenizer_to_save> tokenizer_files_;
   std::optional<tokenized_dataset> train_data_;
   std::optional<tokenized_dataset> validation_data_;
   std::optional<step_arithmetic> steps_;
@@ -513,6 +570,7 @@ class translation_job {
   batch_shape largest_;
   std::unique_ptr<trainer<Run>> trainer_;
   double epoch_ = 0.0;
+  double preparation_time_ = 0.0;  ///< seconds to fill the trainer with weights
 };
 
 }  // namespace t5zero::cli

@@ -23,6 +23,7 @@
 #include <t5zero/data/translation_pairs.hpp>
 #include <t5zero/io/hub.hpp>
 #include <t5zero/io/model_config.hpp>
+#include <t5zero/io/model_directory.hpp>
 #include <t5zero/io/safetensors.hpp>
 #include <t5zero/io/weights.hpp>
 #include <t5zero/train/progress_bar.hpp>
@@ -35,7 +36,12 @@ struct model_files {
   std::optional<tensor_archive> weights;
   std::string source;  ///< where the weights come from, for messages
   std::optional<std::filesystem::path> tokenizer_file;
+  nlohmann::json tokenizer_config = nlohmann::json::object();  ///< beside tokenizer_file, if it is there
 };
+
+inline hub_cache cache_of(const options& chosen) {
+  return chosen.cache_dir ? hub_cache{*chosen.cache_dir} : hub_cache::from_environment();
+}
 
 inline progress_mode bar_mode(const options& chosen) {
   return chosen.disable_tqdm.value_or(false) ? progress_mode::off : progress_mode::automatic;
@@ -82,8 +88,9 @@ inline std::vector<text_pair> read_split(const options& chosen, const std::strin
                                          const std::optional<index_t>& max_samples) {
   const pair_options pairs = pair_options_of(chosen, max_samples);
   if (chosen.dataset_name) {
-    const auto directory = resolve(hub_kind::dataset, *chosen.dataset_name, "main",
-                                   hub_cache::from_environment(), "--dataset_name");
+    const auto directory =
+        resolve(hub_kind::dataset, *chosen.dataset_name, "main", cache_of(chosen), "--dataset_name");
+    if (file) std::cerr << flag << " " << *file << " is not read: --dataset_name is given\n";
     std::vector<text_pair> all;
     for (const auto& part : find_split(directory, chosen.dataset_config_name.value_or(""), split)) {
       pair_options rest = pairs;
@@ -105,7 +112,7 @@ inline std::vector<text_pair> read_split(const options& chosen, const std::strin
 /// own shape and its name.
 inline model_files find_model(const options& chosen, const model_shape& compiled, std::string_view model_name,
                               const std::string& run_name) {
-  const hub_cache cache = chosen.cache_dir ? hub_cache{*chosen.cache_dir} : hub_cache::from_environment();
+  const hub_cache cache = cache_of(chosen);
   model_files files;
   std::filesystem::path directory;
   if (chosen.from_scratch) {
@@ -128,7 +135,7 @@ inline model_files find_model(const options& chosen, const model_shape& compiled
     files.config = read_model_config(config_directory / "config.json");
     files.source = directory.string();
     files.weights = tensor_archive::open_model(directory);
-    files.config.shape.ties_embeddings = ties_embeddings(*files.weights);
+    files.config.shape.ties_embeddings = ties_embeddings(*files.weights, files.config.shape.ties_embeddings);
     if (const stored_tensor* shared = files.weights->find("shared.weight")) {
       if (shared->shape.size() == 2)
         files.config.shape.vocab_size = shared->shape[0];  // some configs say 32100
@@ -145,6 +152,13 @@ inline model_files find_model(const options& chosen, const model_shape& compiled
         "spiece.model";
   } else if (!directory.empty()) {
     files.tokenizer_file = directory / "spiece.model";
+  }
+  if (files.tokenizer_file) {
+    const auto config = files.tokenizer_file->parent_path() / "tokenizer_config.json";
+    if (std::filesystem::exists(config)) {
+      files.tokenizer_config = read_strict_json(config);
+      check_tokenizer_config(files.tokenizer_config, config.string());
+    }
   }
   return files;
 }

@@ -52,7 +52,9 @@ class tokenizer {
   }
   [[nodiscard]] static tokenizer from_file(const std::filesystem::path& path) {
     std::ifstream file(path, std::ios::binary);
-    if (!file) throw input_error(path.string() + ": cannot be read; give the directory of a T5 tokenizer");
+    if (!file)
+      throw input_error(path.string() +
+                        ": cannot be read; give the directory of a T5 tokenizer with --tokenizer_name");
     return {std::string(std::istreambuf_iterator<char>(file), {}), path.string()};
   }
 
@@ -72,7 +74,7 @@ class tokenizer {
       text.remove_prefix(next.position + next.length);
     }
     if (max_length > 0 && static_cast<index_t>(result.ids.size()) >= max_length) {
-      result.truncated = static_cast<index_t>(result.ids.size()) > max_length - 1;
+      result.truncated = true;
       result.ids.resize(static_cast<std::size_t>(max_length - 1));
     }
     result.unknown = std::count(result.ids.begin(), result.ids.end(), unk_id);

@@ -50,6 +50,12 @@ inline void check_utf8(std::string_view line, const std::string& where) {
     bool good = length > 0 && i + length <= line.size() && lead != 0xc0 && lead != 0xc1 && lead < 0xf5;
     for (std::size_t j = 1; good && j < length; ++j)
       good = (static_cast<unsigned char>(line[i + j]) >> 6) == 2;
+    if (good &&
+        length > 2) {  // Unicode table 3-7: no longer form of a shorter one, no surrogate, no end beyond
+      const auto second = static_cast<unsigned char>(line[i + 1]);
+      good = (lead != 0xe0 || second >= 0xa0) && (lead != 0xed || second < 0xa0) &&
+             (lead != 0xf0 || second >= 0x90) && (lead != 0xf4 || second < 0x90);
+    }
     if (!good) {
       throw input_error(where + ": not UTF-8 at byte " + std::to_string(i + 1) +
                         "; convert the file (iconv -t UTF-8)");
@@ -162,12 +168,13 @@ inline nlohmann::json parse_row(std::string_view text, const std::string& where)
     const std::string header = at_line(reader.line());
     const std::size_t source = detail::column_of(fields, options.source_lang, "--source_lang", header);
     const std::size_t target = detail::column_of(fields, options.target_lang, "--target_lang", header);
+    const std::size_t columns = fields.size();
     while (!full() && reader.next(fields)) {
       const std::string here = at_line(reader.line());
-      if (fields.size() <= std::max(source, target)) {
-        throw input_error(here + ": " + std::to_string(fields.size()) +
-                          " columns, too few for those that the first line names; quote fields that hold "
-                          "separators, remove stray line breaks");
+      if (fields.size() != columns) {
+        throw input_error(here + ": " + std::to_string(fields.size()) + " columns, the first line names " +
+                          std::to_string(columns) +
+                          "; quote fields that hold separators, remove stray line breaks");
       }
       for (const std::size_t column : {source, target}) {
         detail::check_utf8(fields[column], here + ": column " + std::to_string(column + 1));

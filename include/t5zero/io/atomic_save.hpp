@@ -27,7 +27,10 @@ class atomic_save {
   explicit atomic_save(std::filesystem::path directory) : directory_(std::move(directory)) {
     std::error_code failure;
     created_ = std::filesystem::create_directories(directory_, failure);
-    if (failure) throw io_error(directory_.string() + ": cannot be created (" + failure.message() + ")");
+    if (failure || !std::filesystem::is_directory(directory_)) {
+      throw io_error(directory_.string() + ": the directory cannot be created (" +
+                     (failure ? failure.message() : "a file has this name") + ")");
+    }
   }
   atomic_save(const atomic_save&) = delete;
   atomic_save& operator=(const atomic_save&) = delete;

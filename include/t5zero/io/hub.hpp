@@ -19,16 +19,21 @@ namespace t5zero {
 struct hub_cache {
   std::filesystem::path root;
 
-  /// HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub.
+  /// HF_HUB_CACHE, else HF_HOME/hub, else XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub; a
+  /// leading ~ is the home directory.
   [[nodiscard]] static hub_cache from_environment() {
     auto variable = [](const char* name) -> std::string {
       const char* value = std::getenv(name);
       return value != nullptr ? value : "";
     };
-    if (const std::string cache = variable("HF_HUB_CACHE"); !cache.empty()) return {cache};
-    if (const std::string home = variable("HF_HOME"); !home.empty())
-      return {std::filesystem::path(home) / "hub"};
-    return {std::filesystem::path(variable("HOME")) / ".cache" / "huggingface" / "hub"};
+    const auto path = [&](const std::string& text) {
+      const bool is_home = text == "~" || text.starts_with("~/");
+      return is_home ? std::filesystem::path(variable("HOME") + text.substr(1)) : std::filesystem::path(text);
+    };
+    if (const std::string cache = variable("HF_HUB_CACHE"); !cache.empty()) return {path(cache)};
+    if (const std::string home = variable("HF_HOME"); !home.empty()) return {path(home) / "hub"};
+    const std::string xdg = variable("XDG_CACHE_HOME");
+    return {path(xdg.empty() ? "~/.cache" : xdg) / "huggingface" / "hub"};
   }
 };
 
@@ -79,8 +84,28 @@ inline std::filesystem::path hub_folder(hub_kind kind, std::string id) {
                     ". Give a directory, or set HF_HOME to a cache that holds it");
 }
 
-/// The files of a split ("train", "validation", "test") of a dataset directory, in the order of their names:
-/// all that begin with its name and end in .jsonl, or else in .json. Throws input_error.
+namespace detail {
+
+/// Whether the names are <split>-00000-of-0000N<extension> for all of N.
+inline bool are_all_shards(const std::vector<std::filesystem::path>& sorted, const std::string& split,
+                           const std::string& extension) {
+  const auto digits = [](std::size_t number) {
+    const std::string text = std::to_string(number);
+    return std::string(text.size() < 5 ? 5 - text.size() : 0, '0') + text;
+  };
+  for (std::size_t i = 0; i < sorted.size(); ++i) {
+    std::string expected = split;
+    expected.append("-").append(digits(i)).append("-of-").append(digits(sorted.size())).append(extension);
+    if (sorted[i].filename() != expected) return false;
+  }
+  return true;
+}
+
+}  // namespace detail
+
+/// The files of a split ("train", "validation", "test") of a dataset directory: <split>.jsonl, or the only
+/// file whose name begins with the split's, or all of <split>-00000-of-0000N.jsonl; else the same with .json.
+/// Throws input_error.
 [[nodiscard]] inline std::vector<std::filesystem::path> find_split(const std::filesystem::path& dataset,
                                                                    const std::string& config,
                                                                    const std::string& split) {
@@ -95,17 +120,36 @@ inline std::filesystem::path hub_folder(hub_kind kind, std::string id) {
     throw input_error("--dataset_config_name " + config + ": " + dataset.string() +
                       " has no such configuration; it has " + (configs.empty() ? "none" : configs));
   }
-  for (const char* extension : {".jsonl", ".json"}) {
+  std::string unread;
+  for (const std::string extension : {".jsonl", ".json", ".parquet"}) {
     std::vector<std::filesystem::path> found;
     for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
       const std::string name = entry.path().filename().string();
       if (name.starts_with(split) && entry.path().extension() == extension) found.push_back(entry.path());
     }
+    if (found.empty()) continue;
     std::sort(found.begin(), found.end());
-    if (!found.empty()) return found;
+    if (extension == ".parquet") {
+      unread = found.front().filename().string();
+      continue;
+    }
+    const auto exact = std::find(found.begin(), found.end(), directory / (split + extension));
+    if (exact != found.end()) return {*exact};
+    if (found.size() == 1 && found[0].string().find("-of-") == std::string::npos) return found;
+    if (detail::are_all_shards(found, split, extension)) return found;
+    std::string names;
+    for (const auto& path : found) names.append(names.empty() ? "" : ", ").append(path.filename().string());
+    throw input_error("--dataset_name: " + directory.string() + " has " + names + ": neither " + split +
+                      extension + " nor all parts of " + split + "-00000-of-0000N" + extension +
+                      "; complete them, or give the file with --" + split + "_file");
+  }
+  if (!unread.empty()) {
+    throw input_error("--dataset_name: " + directory.string() + " has " + unread +
+                      "; Parquet files are not read yet: write it as " + split +
+                      ".jsonl beside it (datasets: .to_json), or give a .jsonl with --" + split + "_file");
   }
   throw input_error(
-      directory.string() + ": no " + split + "*.jsonl or " + split + "*.json" +
+      "--dataset_name: " + directory.string() + ": no " + split + "*.jsonl or " + split + "*.json" +
       (config.empty() ? "; if the dataset has configurations, name one with --dataset_config_name" : ""));
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -45,7 +46,7 @@ T config_value(const nlohmann::json& json, const std::string& file, const char* 
   else
     good = found->is_number();
   if (!good)
-    throw input_error(file + ": \"" + std::string(key) + "\" is " + found->dump() + ", of the wrong kind");
+    throw input_error(file + ": \"" + std::string(key) + "\" is " + shown(*found) + ", of the wrong kind");
   return found->template get<T>();
 }
 
@@ -62,6 +63,7 @@ T config_value(const nlohmann::json& json, const std::string& file, const char* 
                       " model; t5zero trains T5, T5 v1.1 and flan-t5 (model_type t5): choose one of those");
   }
   model_config config;
+  const index_t none_start = config.decoder_start_token_id;
   config.json = json;
   model_shape& shape = config.shape;
   auto integer = [&](const char* key) { return config_value<index_t>(json, file, key, nullptr); };
@@ -76,7 +78,8 @@ T config_value(const nlohmann::json& json, const std::string& file, const char* 
   shape.max_distance =
       config_value<index_t>(json, file, "relative_attention_max_distance", &shape.max_distance);
   const double epsilon = 1e-6;
-  shape.epsilon = static_cast<float>(config_value<double>(json, file, "layer_norm_epsilon", &epsilon));
+  const auto epsilon_given = config_value<double>(json, file, "layer_norm_epsilon", &epsilon);
+  shape.epsilon = static_cast<float>(epsilon_given);
   const std::string relu = "relu";
   const auto feed_forward = config_value<std::string>(json, file, "feed_forward_proj", &relu);
   if (feed_forward == "gated-gelu") {
@@ -92,8 +95,28 @@ T config_value(const nlohmann::json& json, const std::string& file, const char* 
   config.dropout_rate = config_value<double>(json, file, "dropout_rate", &config.dropout_rate);
   config.initializer_factor =
       config_value<double>(json, file, "initializer_factor", &config.initializer_factor);
-  config.decoder_start_token_id =
-      config_value<std::int32_t>(json, file, "decoder_start_token_id", &config.decoder_start_token_id);
+  const auto start = config_value<index_t>(json, file, "decoder_start_token_id", &none_start);
+  config.decoder_start_token_id = static_cast<std::int32_t>(start);
+  const auto check = [&](const char* key, bool good, const char* needed) {
+    if (good) return;
+    throw input_error(file + ": \"" + key + "\" is " + shown(json[key]) + "; " + needed + " is needed");
+  };
+  constexpr index_t largest = index_t{1} << 24;
+  for (const char* key : {"d_model", "d_kv", "d_ff", "num_heads", "num_layers", "vocab_size"}) {
+    const index_t value = integer(key);
+    check(key, value > 0 && value <= largest, "an integer from 1 to 16777216");
+  }
+  check("num_decoder_layers", shape.n_decoder_layers > 0 && shape.n_decoder_layers <= largest,
+        "an integer from 1 to 16777216");
+  check("dropout_rate", config.dropout_rate >= 0 && config.dropout_rate < 1, "a rate in [0,1)");
+  check("layer_norm_epsilon", epsilon_given > 0 && epsilon_given < 1, "a positive number below 1");
+  check("initializer_factor", config.initializer_factor > 0 && std::isfinite(config.initializer_factor),
+        "a positive number");
+  check("decoder_start_token_id", start < shape.vocab_size, "an id below vocab_size");
+  const index_t pad = 0;
+  const index_t eos = 1;
+  check("pad_token_id", config_value<index_t>(json, file, "pad_token_id", &pad) == pad, "T5's id, 0,");
+  check("eos_token_id", config_value<index_t>(json, file, "eos_token_id", &eos) == eos, "T5's id, 1,");
   return config;
 }
 
@@ -156,6 +179,8 @@ T config_value(const nlohmann::json& json, const std::string& file, const char* 
   compare("num_heads", compiled.n_heads, config.n_heads);
   compare("num_layers", compiled.n_encoder_layers, config.n_encoder_layers);
   compare("num_decoder_layers", compiled.n_decoder_layers, config.n_decoder_layers);
+  compare("relative_attention_num_buckets", compiled.n_buckets, config.n_buckets);
+  compare("relative_attention_max_distance", compiled.max_distance, config.max_distance);
   if (compiled.gated() != config.gated()) text += std::string(text.empty() ? "" : ", ") + "feed_forward_proj";
   return text;
 }

@@ -120,7 +120,7 @@ class tensor_archive {
       for (const auto& [name, file] : json["weight_map"].items()) {
         const std::string shard = file.is_string() ? file.get<std::string>() : "";
         if (shard.empty() || shard.find('/') != std::string::npos) {
-          throw input_error(index.string() + ": \"weight_map\" gives \"" + name + "\" as " + file.dump() +
+          throw input_error(index.string() + ": \"weight_map\" gives \"" + name + "\" as " + shown(file) +
                             ", not a file beside it; fetch the file again");
         }
         files[shard] = true;
@@ -212,7 +212,7 @@ class tensor_archive {
     for (const auto& extent : entry["shape"]) {
       const bool sane = extent.is_number_unsigned() && extent.get<std::uint64_t>() < (std::uint64_t{1} << 40);
       if (!sane || (count > 0 && extent.get<index_t>() > (index_t{1} << 50) / count)) {
-        bad("has the impossible shape " + entry["shape"].dump());
+        bad("has the impossible shape " + shown(entry["shape"]));
       }
       tensor.shape.push_back(extent.get<index_t>());
       count *= tensor.shape.back();
@@ -262,6 +262,17 @@ inline std::string shard_suffix(std::size_t shards) {
   return "-of-" + five_digits(shards) + ".safetensors";
 }
 
+/// model-00001-of-00002.safetensors
+inline bool is_shard_name(std::string_view name) {
+  static constexpr std::string_view form = "model-00000-of-00000.safetensors";
+  if (name.size() != form.size()) return false;
+  for (std::size_t i = 0; i < form.size(); ++i) {
+    const bool digit = name[i] >= '0' && name[i] <= '9';
+    if (form[i] == '0' ? !digit : name[i] != form[i]) return false;
+  }
+  return true;
+}
+
 inline void write_safetensors(atomic_save& save, const std::string& file,
                               const std::vector<tensor_to_save>& tensors) {
   nlohmann::ordered_json header;
@@ -305,7 +316,7 @@ inline void save_model_tensors(atomic_save& save, std::vector<tensor_to_save> te
   // Weights of an earlier save in another number of files would be read instead of, or beside, these.
   for (const auto& entry : std::filesystem::directory_iterator(save.directory())) {
     const std::string name = entry.path().filename().string();
-    const bool is_shard = name.starts_with("model-") && name.ends_with(".safetensors");
+    const bool is_shard = detail::is_shard_name(name);
     const bool is_other = name == (shards.size() == 1 ? "model.safetensors.index.json" : "model.safetensors");
     const bool stays = name.ends_with(detail::shard_suffix(shards.size()));
     if (is_other || (is_shard && !stays)) save.retire(name);

@@ -20,6 +20,14 @@
 
 namespace t5zero {
 
+/// A value as a message shows it: cut where it is long.
+[[nodiscard]] inline std::string shown(const nlohmann::json& value) {
+  constexpr std::size_t longest = 80;
+  std::string text = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  if (text.size() > longest) text.replace(longest, text.size(), "...");
+  return text;
+}
+
 /// No file of ours is nested deeper; without a bound a hostile one could exhaust the stack.
 inline constexpr int deepest_json = 64;
 

@@ -24,6 +24,7 @@ struct proto_field {
   std::uint64_t number = 0;
   std::string_view bytes;   ///< of a length-delimited field (strings, messages)
   std::uint32_t fixed = 0;  ///< of a 32-bit field (float)
+  std::uint64_t value = 0;  ///< of a varint field (integers, enumerations)
 };
 
 /// Walks over the fields of a message. Throws input_error if it is cut short.
@@ -38,7 +39,7 @@ class proto_reader {
     field.number = tag >> 3;
     switch (tag & 7) {
       case 0:
-        static_cast<void>(varint());
+        field.value = varint();
         return true;
       case 1:
         static_cast<void>(take(8));
@@ -115,6 +116,12 @@ inline std::string base64(std::string_view bytes) {
         if (part.number == 2) score = std::bit_cast<float>(part.fixed);
       }
       vocabulary.push_back({piece, static_cast<double>(score)});
+    } else if (field.number == 2) {  // ModelProto.trainer_spec
+      for (detail::proto_field part; message.next(part);) {
+        if (part.number == 3 && part.value != 1) {  // model_type: UNIGRAM
+          throw input_error("spiece.model: its model_type is not unigram, T5's kind; give T5's spiece.model");
+        }
+      }
     } else if (field.number == 3) {  // ModelProto.normalizer_spec
       for (detail::proto_field part; message.next(part);) {
         if (part.number == 2) charsmap = part.bytes;  // precompiled_charsmap

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
@@ -51,12 +52,7 @@ class loss_scaler {
     if (options_.rule == loss_scale_rule::grad_scaler) return update_as_grad_scaler(overflow);
     if (overflow) {
       if (options_.hysteresis == 1 || hysteresis_ == 1) {
-        if (scale_ <= options_.minimum_scale) {
-          throw numeric_error(
-              "Current loss scale already at minimum - cannot decrease scale anymore. Exiting run. The "
-              "gradients are "
-              "not finite at any scale: use bf16, or a lower learning rate.");
-        }
+        if (scale_ <= options_.minimum_scale) throw_at_minimum();
         scale_ = std::max(scale_ / 2.0, options_.minimum_scale);
       } else {
         --hysteresis_;
@@ -74,8 +70,16 @@ class loss_scaler {
   }
 
  private:
+  [[noreturn]] static void throw_at_minimum() {
+    throw numeric_error(
+        "Current loss scale already at minimum - cannot decrease scale anymore. Exiting run. The gradients "
+        "are "
+        "not finite at any scale: use bf16, or a lower learning rate.");
+  }
   void update_as_grad_scaler(bool overflow) {
     if (overflow) {
+      // PyTorch has no floor; a scale that fp32 cannot hold has failed at every value.
+      if (scale_ < 2.0 * static_cast<double>(std::numeric_limits<float>::min())) throw_at_minimum();
       scale_ /= 2.0;
       clean_ = 0;
     } else if (++clean_ == options_.window) {

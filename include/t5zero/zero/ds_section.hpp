@@ -26,7 +26,7 @@ class ds_section {
              std::vector<std::string>& not_honoured)
       : object_(object), source_(std::move(source)), path_(std::move(path)), not_honoured_(not_honoured) {
     if (!object_.is_object()) {
-      throw input_error(source_ + ": " + path_ + ": an object {...} is needed, got " + object_.dump());
+      throw input_error(source_ + ": " + path_ + ": an object {...} is needed, got " + shown(object_));
     }
   }
 
@@ -90,7 +90,7 @@ class ds_section {
 
   [[noreturn]] void fail(const std::string& key, const nlohmann::json& value,
                          const std::string& repair) const {
-    throw input_error(source_ + ": " + name(key) + "=" + value.dump() + ": " + repair);
+    throw input_error(source_ + ": " + name(key) + "=" + shown(value) + ": " + repair);
   }
   [[nodiscard]] std::string name(const std::string& key) const {
     return path_.empty() ? key : path_ + "." + key;

@@ -82,7 +82,7 @@ inline void read_zero_section(const nlohmann::json& value, ds_config& config) {
   zero.accept({"reduce_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold",
                "stage3_gather_16bit_weights_on_model_save", "stage3_gather_fp16_weights_on_model_save"});
   config.zero.offload_optimizer = read_offload(zero, config, "offload_optimizer", "cpu_offload");
-  config.zero.offload_param = read_offload(zero, config, "offload_param", "cpu_offload_params");
+  config.zero.offload_param = read_offload(zero, config, "offload_param", "cpu_offload_param");
   if (config.zero.offload_param == offload_device::cpu && stage != 3) {
     throw input_error(config.source +
                       ": zero_optimization.offload_param: parameters can be offloaded with stage 3 only, "
@@ -126,9 +126,14 @@ inline void read_zero_section(const nlohmann::json& value, ds_config& config) {
   zero.refuse_unknown();
 }
 
-/// Whether a parallelism that is not implemented is left at one rank: a size of 1, or "autotp_size" 0.
-inline bool is_one_rank(const nlohmann::json* value) {
-  return value != nullptr && (*value == 1 || (value->is_object() && value->value("autotp_size", 1) == 0));
+/// Parallelism over ranks that is not implemented may be left at one rank.
+inline void refuse_other_parallelism(ds_section& top) {
+  top.refuse_unless("sequence_parallel_size", 1, "is not implemented");
+  const nlohmann::json* tensor = top.find("tensor_parallel");
+  const auto size = tensor != nullptr && tensor->is_object() ? tensor->find("autotp_size")
+                                                             : nlohmann::json::const_iterator();
+  const bool off = tensor != nullptr && tensor->is_object() && size != tensor->end() && *size == 0;
+  if (!off) top.refuse_unless("tensor_parallel", nullptr, "is not implemented");
 }
 
 inline void read_fp16_section(const nlohmann::json& value, ds_config& config) {
@@ -243,7 +248,7 @@ inline void read_scheduler_section(const nlohmann::json& value, ds_config& confi
 [[nodiscard]] inline ds_config parse_ds_config(const nlohmann::json& root, const std::string& source) {
   ds_config config;
   config.source = source;
-  if (!root.is_object()) throw input_error(source + ": an object {...} is needed, got " + root.dump());
+  if (!root.is_object()) throw input_error(source + ": an object {...} is needed, got " + shown(root));
   detail::ds_section top(root, source, "", config.not_honoured);
   if (const auto* value = top.find("zero_optimization")) detail::read_zero_section(*value, config);
   if (const auto* value = top.find("fp16")) detail::read_fp16_section(*value, config);
@@ -274,12 +279,12 @@ inline void read_scheduler_section(const nlohmann::json& value, ds_config& confi
   top.refuse_unless("gradient_predivide_factor", 1.0, absent);
   top.refuse_unless("managed_gradient_accumulation", true, "accumulation is always managed");
   for (const char* key : {"prescale_gradients", "sparse_gradients"}) top.refuse_unless(key, false, absent);
-  for (const char* key :
-       {"amp", "torch_autocast", "pipeline", "tensor_parallel", "sequence_parallel_size", "expert_parallel",
-        "elasticity", "sparse_attention", "compression_training", "progressive_layer_drop",
-        "curriculum_learning", "data_efficiency", "hybrid_engine", "quantize_training"}) {
-    if (!detail::is_one_rank(top.find(key))) top.refuse_unless(key, nullptr, absent);
+  for (const char* key : {"amp", "torch_autocast", "pipeline", "expert_parallel", "elasticity",
+                          "sparse_attention", "compression_training", "progressive_layer_drop",
+                          "curriculum_learning", "data_efficiency", "hybrid_engine", "quantize_training"}) {
+    top.refuse_unless(key, nullptr, absent);
   }
+  detail::refuse_other_parallelism(top);
   // What DeepSpeed knows and what it does not are treated alike here: it ignores unknown top-level keys too.
   static constexpr std::array<std::string_view, 27> known = {"steps_per_print",
                                                              "wall_clock_breakdown",
