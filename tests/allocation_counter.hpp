@@ -1,10 +1,11 @@
-// Counts the C++ allocations of a test program: a program that uses `allocation_count` gets counting
-// operators new.
+// Counts the allocations of a test program: malloc and its relatives, and mmap.
 #pragma once
 
 namespace t5zero_test {
 
-/// Calls of operator new since the start of the program.
+/// Calls since the start of the program; 0 where counts_allocations() is false.
 [[nodiscard]] long allocation_count();
+/// Whether this build can count: not under a sanitizer, nor without glibc.
+[[nodiscard]] bool counts_allocations();
 
 }  // namespace t5zero_test

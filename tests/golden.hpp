@@ -10,7 +10,9 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <map>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -57,6 +59,7 @@ inline tensors read(const std::filesystem::path& path) {
       file.read(reinterpret_cast<char*>(t.ints.data()), static_cast<std::streamsize>(end - begin));
     }
   }
+  if (!file) throw std::runtime_error(path.string() + ": cannot be read whole");
   return result;
 }
 
@@ -67,6 +70,7 @@ inline nlohmann::json read_json(const std::filesystem::path& path) {
 
 /// |a - b| / |b| in the L2 norm.
 inline double relative_error(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return std::numeric_limits<double>::infinity();
   double difference = 0.0;
   double norm = 0.0;
   for (std::size_t i = 0; i < b.size(); ++i) {

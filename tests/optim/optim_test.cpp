@@ -1,0 +1,114 @@
+// Schedules, loss scales, clipping and AdamW's scalars against hand-made values.
+#include <t5zero/optim/adamw.hpp>
+#include <t5zero/optim/gradient_clip.hpp>
+#include <t5zero/optim/loss_scaler.hpp>
+#include <t5zero/optim/lr_schedule.hpp>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "catch.hpp"
+
+namespace {
+
+using t5zero::index_t;
+
+bool near(double a, double b) {
+  return std::abs(a - b) <= 1e-12 * std::max(1.0, std::abs(b));
+}
+std::vector<double> rates(const t5zero::lr_schedule& schedule, index_t count) {
+  std::vector<double> all;
+  for (index_t step = 0; step < count; ++step) all.push_back(schedule(step));
+  return all;
+}
+void check_near(const std::vector<double>& values, const std::vector<double>& expected) {
+  REQUIRE(values.size() == expected.size());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    INFO(i);
+    CHECK(near(values[i], expected[i]));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("schedules of transformers over five updates") {
+  using t5zero::lr_schedule_kind;
+  check_near(rates({lr_schedule_kind::linear, 1.0, 0, 5}, 6), {1.0, 0.8, 0.6, 0.4, 0.2, 0.0});
+  check_near(rates({lr_schedule_kind::linear, 1.0, 2, 5}, 6), {0.0, 0.5, 1.0, 2.0 / 3.0, 1.0 / 3.0, 0.0});
+  check_near(rates({lr_schedule_kind::constant, 0.5, 2, 5}, 3), {0.5, 0.5, 0.5});
+  check_near(rates({lr_schedule_kind::constant_with_warmup, 1.0, 2, 5}, 4), {0.0, 0.5, 1.0, 1.0});
+  check_near(rates({lr_schedule_kind::cosine, 1.0, 0, 4}, 5),
+             {1.0, 0.5 + std::sqrt(0.125), 0.5, 0.5 - std::sqrt(0.125), 0.0});
+  // A warmup as long as the run, and updates beyond the end.
+  check_near(rates({lr_schedule_kind::linear, 1.0, 3, 3}, 5), {0.0, 1.0 / 3.0, 2.0 / 3.0, 0.0, 0.0});
+}
+
+TEST_CASE("PyTorch's rule for the loss scale") {
+  t5zero::loss_scaler_options options = t5zero::loss_scaler_options::grad_scaler();
+  CHECK(options.window == 2000);
+  options.window = 3;
+  t5zero::loss_scaler scaler(options);
+  scaler.update(true);
+  CHECK(scaler.scale() == 32768.0);
+  for (int i = 0; i < 2; ++i) scaler.update(false);
+  scaler.update(true);  // the count starts over
+  CHECK(scaler.scale() == 16384.0);
+  for (int i = 0; i < 3; ++i) scaler.update(false);
+  CHECK(scaler.scale() == 32768.0);
+  const auto overflow_for_ever = [&] {
+    for (int i = 0; i < 2000; ++i) scaler.update(true);
+  };
+  CHECK_THROWS_AS(overflow_for_ever(), t5zero::numeric_error);
+  CHECK(scaler.scale() > 0.0);
+}
+
+TEST_CASE("DeepSpeed's rule ends at the minimum") {
+  t5zero::loss_scaler_options options;
+  options.initial_scale = 4.0;
+  options.hysteresis = 1;
+  t5zero::loss_scaler scaler(options);
+  scaler.update(true);
+  scaler.update(true);
+  CHECK(scaler.scale() == 1.0);
+  CHECK_THROWS_AS(scaler.update(true), t5zero::numeric_error);
+  options.dynamic = false;
+  t5zero::loss_scaler fixed(options);
+  for (int i = 0; i < 10; ++i) fixed.update(true);
+  CHECK(fixed.scale() == 4.0);
+}
+
+TEST_CASE("the clip factor") {
+  CHECK(t5zero::clip_factor(0.5, 1.0) == 1.0);
+  CHECK(near(t5zero::clip_factor(4.0, 1.0), 1.0 / (4.0 + 1e-6)));
+  CHECK(t5zero::clip_factor(4.0, 0.0) == 1.0);
+  CHECK(t5zero::clip_factor(std::numeric_limits<double>::infinity(), 1.0) == 0.0);
+  CHECK(std::isnan(t5zero::clip_factor(std::numeric_limits<double>::quiet_NaN(), 1.0)));
+}
+
+TEST_CASE("which parameters decay") {
+  using t5zero::weight_decay_scope;
+  int norms = 0;
+  int tables = 0;
+  for (const t5zero::parameter_row& row : t5zero::parameter_table(t5zero::t5_small::shape)) {
+    const bool norm = t5zero::is_norm(row.role);
+    const bool table = row.role == t5zero::parameter_role::relative_bias;
+    norms += norm ? 1 : 0;
+    tables += table ? 1 : 0;
+    CHECK(t5zero::decays(row, weight_decay_scope::hugging_face) == !(norm || table));
+    CHECK(t5zero::decays(row, weight_decay_scope::all_but_norms) == !norm);
+    CHECK(t5zero::decays(row, weight_decay_scope::everything));
+  }
+  CHECK(norms == 6 * 2 + 6 * 3 + 2);
+  CHECK(tables == 2);
+}
+
+TEST_CASE("AdamW's scalars of an update") {
+  t5zero::adamw_options options;
+  options.weight_decay = 0.25;
+  const t5zero::adamw_params params = t5zero::adamw_update(options, 1e-3, 2, 0.5);
+  CHECK(params.bias_correction1 == static_cast<float>(1.0 - 0.81));
+  CHECK(params.bias_correction2_sqrt == static_cast<float>(std::sqrt(1.0 - 0.999 * 0.999)));
+  CHECK(params.weight_decay == 0.25F);
+  CHECK(params.grad_multiplier == 0.5F);
+}
