@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include <t5zero/cli/ds_overrides.hpp>
 #include <t5zero/cli/options.hpp>
 #include <t5zero/cli/result_files.hpp>
 #include <t5zero/cli/run_constraints.hpp>
@@ -26,37 +27,11 @@
 #include <t5zero/optim/lr_schedule.hpp>
 #include <t5zero/train/report.hpp>
 #include <t5zero/train/run.hpp>
+#include <t5zero/train/step_arithmetic.hpp>
 #include <t5zero/train/trainer.hpp>
 #include <t5zero/zero/ds_config.hpp>
-#include <t5zero/zero/read_ds_config.hpp>
-#include <t5zero/zero/resolve_ds_config.hpp>
 
 namespace t5zero::cli {
-
-/// Updates of a run. A short group of micro-batches at the end of an epoch is an update of its own, as in
-/// transformers from 4.52 on (before, epochs could lose their last batches).
-struct step_arithmetic {
-  index_t batches_per_epoch = 0;
-  index_t updates_per_epoch = 0;
-  index_t max_steps = 0;
-  index_t epochs = 0;
-
-  step_arithmetic(index_t examples, const options& chosen) {
-    const index_t batch = chosen.per_device_train_batch_size;
-    batches_per_epoch = chosen.dataloader_drop_last ? examples / batch : ceil_div(examples, batch);
-    if (batches_per_epoch == 0) {  // only by dropping: every data set has at least one pair
-      throw input_error("--per_device_train_batch_size " + std::to_string(batch) +
-                        ": the training data has only " + std::to_string(examples) +
-                        " pairs and --dataloader_drop_last drops the short batch; lower it");
-    }
-    updates_per_epoch = ceil_div(batches_per_epoch, chosen.gradient_accumulation_steps);
-    max_steps = chosen.max_steps > 0 ? chosen.max_steps
-                                     : static_cast<index_t>(std::ceil(
-                                           chosen.num_train_epochs * static_cast<double>(updates_per_epoch)));
-    epochs = chosen.max_steps > 0 ? ceil_div(max_steps, updates_per_epoch)
-                                  : static_cast<index_t>(std::ceil(chosen.num_train_epochs));
-  }
-};
 
 /// Everything of one run of type Run.
 template <class Run>
@@ -194,7 +169,12 @@ class translation_job {
     }
     if (chosen_.do_train) {
       train_data_.emplace(tokenize(train_pairs, *text_, chosen_, chosen_.max_target_length, "train"));
-      steps_.emplace(train_data_->size(), chosen_);
+      steps_.emplace(train_data_->size(),
+                     step_options{.batch_size = chosen_.per_device_train_batch_size,
+                                  .gradient_accumulation_steps = chosen_.gradient_accumulation_steps,
+                                  .drop_last = chosen_.dataloader_drop_last,
+                                  .max_steps = chosen_.max_steps,
+                                  .epochs = chosen_.num_train_epochs});
     }
     if (chosen_.do_eval) {
       validation_data_.emplace(
@@ -226,7 +206,17 @@ class translation_job {
     settings.optimizer = {chosen_.adam_beta1, chosen_.adam_beta2, chosen_.adam_epsilon, chosen_.weight_decay,
                           weight_decay_scope::hugging_face};
     settings.scaler = loss_scaler_options::grad_scaler();
-    if (ds_ && steps_) apply_ds_config(settings);
+    if (ds_ && steps_) {
+      const ds_overrides decided = apply_ds_config(*ds_, chosen_, compiled.d_model, steps_->max_steps);
+      settings.optimizer = decided.optimizer;
+      settings.max_grad_norm = decided.max_grad_norm;
+      settings.scaler = decided.scaler;
+      learning_rate_ = decided.learning_rate;
+      ds_schedule_ = decided.schedule;
+      if (const std::string notice = overrides_notice(*ds_, chosen_, decided); !notice.empty()) {
+        std::cerr << notice << "\n";
+      }
+    }
     const memory_plan plan =
         Run::plan(files_.config.shape, largest_, trainer<Run>::plan_options_of(settings));
     const index_t available = Run::backend::memory::available_bytes();
@@ -247,89 +237,6 @@ class translation_job {
     }
     files_.weights.reset();
     preparation_time_ = seconds_since(start);
-  }
-
-  /// DeepSpeed's optimizer, scheduler, clipping and loss scale, with "auto" filled as transformers fills it.
-  void apply_ds_config(trainer_options& settings) {
-    ds_arguments arguments;
-    arguments.per_device_train_batch_size = chosen_.per_device_train_batch_size;
-    arguments.gradient_accumulation_steps = chosen_.gradient_accumulation_steps;
-    arguments.max_grad_norm = chosen_.max_grad_norm;
-    arguments.learning_rate = chosen_.learning_rate;
-    arguments.adam_betas = {chosen_.adam_beta1, chosen_.adam_beta2};
-    arguments.adam_epsilon = chosen_.adam_epsilon;
-    arguments.weight_decay = chosen_.weight_decay;
-    arguments.warmup_steps = chosen_.warmup_updates(steps_->max_steps);
-    arguments.total_steps = steps_->max_steps;
-    arguments.fp16 = chosen_.fp16;
-    arguments.bf16 = chosen_.bf16;
-    arguments.d_model = compiled.d_model;
-    fill_auto(*ds_, arguments);
-    static_cast<void>(resolve_batch_sizes(*ds_, 1));  // checks that the sizes agree
-    // What the file gives equals the arguments now; what it leaves out has DeepSpeed's defaults, not theirs.
-    const auto value_or = [](const auto& setting, auto fallback) {
-      return setting ? setting->value() : fallback;
-    };
-    if (ds_->optimizer) {
-      const ds_optimizer_section& optimizer = *ds_->optimizer;
-      const std::array<double, 2> betas = value_or(optimizer.betas, std::array{0.9, 0.999});
-      settings.optimizer = {betas[0], betas[1], value_or(optimizer.eps, 1e-8),
-                            value_or(optimizer.weight_decay, 0.0), weight_decay_scope::everything};
-      learning_rate_ = value_or(optimizer.lr, 1e-3);
-    }
-    settings.max_grad_norm = value_or(ds_->gradient_clipping, 1.0);
-    tell_what_the_file_decides(settings);
-    const ds_fp16_section& fp16 = ds_->fp16;
-    settings.scaler = loss_scaler_options();
-    settings.scaler.dynamic = fp16.loss_scale == 0;
-    settings.scaler.initial_scale =
-        fp16.loss_scale > 0 ? fp16.loss_scale : std::ldexp(1.0, static_cast<int>(fp16.initial_scale_power));
-    settings.scaler.window = fp16.loss_scale_window;
-    settings.scaler.hysteresis = static_cast<int>(fp16.hysteresis);
-    settings.scaler.minimum_scale = fp16.min_loss_scale;
-    settings.scaler.consecutive_hysteresis = fp16.consecutive_hysteresis;
-    if (ds_->zero.stage == 0) settings.scaler.hysteresis = 1;  // FP16_Optimizer halves at once
-    if (!ds_->scheduler) return;
-    const ds_scheduler_section& scheduler = *ds_->scheduler;
-    warmup_lr_schedule schedule;
-    schedule.kind = scheduler.type == "WarmupDecayLR"    ? warmup_lr_kind::decay
-                    : scheduler.type == "WarmupCosineLR" ? warmup_lr_kind::cosine
-                                                         : warmup_lr_kind::constant;
-    schedule.minimum = value_or(scheduler.warmup_min_lr, 0.0);
-    // WarmupLR takes the optimizer's rate where the file gives none (since 0.17.2), WarmupDecayLR its own
-    // default.
-    schedule.maximum =
-        value_or(scheduler.warmup_max_lr, schedule.kind == warmup_lr_kind::decay ? 1e-3 : learning_rate_);
-    if (schedule.kind == warmup_lr_kind::cosine) {
-      schedule.minimum = scheduler.warmup_min_ratio * learning_rate_;
-      schedule.maximum = learning_rate_;
-      schedule.final_ratio = scheduler.cos_min_ratio;
-    }
-    schedule.warmup_steps = value_or(scheduler.warmup_num_steps, index_t{1000});
-    schedule.total_steps = value_or(scheduler.total_num_steps, steps_->max_steps);
-    schedule.logarithmic = scheduler.warmup_type != "linear";
-    ds_schedule_ = schedule;
-  }
-
-  /// One notice for every flag that the ds_config stands over, as in DeepSpeed.
-  void tell_what_the_file_decides(const trainer_options& settings) const {
-    std::string text;
-    const auto add = [&](const char* flag, double asked, double used) {
-      if (asked == used) return;
-      text += (text.empty() ? "" : ", ") + std::string(flag) + " is " + python_repr(used) + ", not " +
-              python_repr(asked);
-    };
-    add("--learning_rate", chosen_.learning_rate, learning_rate_);
-    add("--weight_decay", chosen_.weight_decay, settings.optimizer.weight_decay);
-    add("--adam_beta1", chosen_.adam_beta1, settings.optimizer.beta1);
-    add("--adam_beta2", chosen_.adam_beta2, settings.optimizer.beta2);
-    add("--adam_epsilon", chosen_.adam_epsilon, settings.optimizer.epsilon);
-    add("--max_grad_norm", chosen_.max_grad_norm, settings.max_grad_norm);
-    if (ds_->scheduler) {
-      text += std::string(text.empty() ? "" : ", ") + "the learning rate follows " + ds_->scheduler->type +
-              ", not --lr_scheduler_type";
-    }
-    if (!text.empty()) std::cerr << ds_->source << ": " << text << "\n";
   }
 
   [[nodiscard]] double learning_rate(index_t applied_updates) const {
