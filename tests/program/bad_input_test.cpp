@@ -177,17 +177,35 @@ TEST_CASE("bad models") {
                        {"--model_name_or_path somebody/t5: not found", "models--somebody--t5", "HF_HOME"});
 }
 
-TEST_CASE("an unreadable directory") {
-  const trained_sandbox place;
-  const std::filesystem::path model = place.work() / "model";
+TEST_CASE("unreadable and unwritable directories") {
   namespace fs = std::filesystem;
-  if (::geteuid() == 0) return skip_test("root reads everything");
-  fs::permissions(model, fs::perms::none);
-  const outcome ended = place.run(trained_sandbox::trains({}));
-  fs::permissions(model, fs::perms::owner_all);
-  INFO(ended.err);
-  CHECK(ended.code == 2);
-  CHECK(ended.err.find("model") != std::string::npos);
+  const trained_sandbox place;
+  const bool is_root = ::geteuid() == 0;
+  const fs::path root = place.work().parent_path();
+  const auto open_to_all = fs::perms::all;
+  for (const auto& entry : fs::recursive_directory_iterator(root)) fs::permissions(entry.path(), open_to_all);
+  fs::permissions(root, open_to_all);
+  const auto run = [&](const words& more) { return place.run(trained_sandbox::trains(more), 0, is_root); };
+  if (run({"--plan"}).code != 0) return skip_test("the program lies where only root reads");
+  const auto refused = [&](const fs::path& path, fs::perms rights, const words& more, const words& named) {
+    fs::permissions(path, rights);
+    const outcome ended = run(more);
+    fs::permissions(path, open_to_all);
+    INFO(ended.err);
+    CHECK(ended.code == 2);
+    for (const std::string& word : named) CHECK(ended.err.find(word) != std::string::npos);
+    CHECK_FALSE(fs::exists(place.work() / "out"));
+  };
+  const fs::path model = place.work() / "model";
+  const auto read_only =
+      fs::perms::owner_read | fs::perms::owner_exec | fs::perms::others_read | fs::perms::others_exec;
+  refused(model, fs::perms::none, {}, {"model", "ermission"});
+  refused(model / "model.safetensors", fs::perms::none, {}, {"model.safetensors", "ermission"});
+  refused(model / "config.json", fs::perms::none, {}, {"config.json"});
+  refused(place.work() / "train.jsonl", fs::perms::none, {}, {"train.jsonl"});
+  refused(place.work(), read_only, {}, {"--output_dir out", "may not be written to"});
+  refused(model, read_only, {"--output_dir", "model", "--overwrite_output_dir"},
+          {"--output_dir model", "may not be written to"});
 }
 
 TEST_CASE("bad flags") {

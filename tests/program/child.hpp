@@ -17,6 +17,9 @@
 
 namespace t5zero_test {
 
+/// A user and group without rights of their own.
+inline constexpr uid_t nobody = 65534;
+
 struct outcome {
   int code = -1;  ///< -1: it did not end by itself
   std::string out;
@@ -63,7 +66,9 @@ class sandbox {
 
   /// Runs `arguments` (the program first) in work() with no Hub cache but work()/hub. `largest_file`: bytes
   /// that a file may have, which stands for the disk's size; 0: no limit.
-  [[nodiscard]] outcome run(const std::vector<std::string>& arguments, rlim_t largest_file = 0) const {
+  /// without_root: gives up root's rights; the files must be open to others.
+  [[nodiscard]] outcome run(const std::vector<std::string>& arguments, rlim_t largest_file = 0,
+                            bool without_root = false) const {
     const std::filesystem::path out = root_ / "out";
     const std::filesystem::path err = root_ / "err";
     std::vector<char*> argv;
@@ -81,6 +86,8 @@ class sandbox {
         const struct rlimit limit { largest_file, largest_file };
         ready = ready && ::setrlimit(RLIMIT_FSIZE, &limit) == 0;
       }
+      // The rights of root would read everything.
+      if (without_root) ready = ready && ::setgid(nobody) == 0 && ::setuid(nobody) == 0;
       if (ready) ::execv(argv[0], argv.data());
       ::_exit(127);
     }

@@ -1,8 +1,10 @@
 // JSON files that people write: comments allowed, duplicate keys refused, every error with its place.
 #pragma once
 
+#include <cerrno>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -66,7 +68,7 @@ inline constexpr int deepest_json = 64;
     throw input_error(path.string() + ": a JSON file is needed, this is a directory");
   }
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw input_error(path.string() + ": cannot be opened for reading");
+  if (!file) throw input_error(path.string() + ": cannot be opened (" + std::strerror(errno) + ")");
   const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   if (file.bad()) throw io_error(path.string() + ": reading failed");
   return parse_strict_json(text, path.string());
