@@ -329,7 +329,7 @@ inline void read_scheduler_section(const nlohmann::json& value, ds_config& confi
   if (std::filesystem::exists(given, status)) return given;
   std::string tried = given.string();
   for (const std::filesystem::path& directory : installed) {
-    const std::filesystem::path candidate = directory / given.filename();
+    std::filesystem::path candidate = directory / given.filename();
     if (std::filesystem::exists(candidate, status)) return candidate;
     tried += ", " + candidate.string();
   }
