@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include <t5zero/backend/dropout.hpp>
+#include <t5zero/core/config.hpp>
 #include <t5zero/core/dtype.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/batch_shape.hpp>
@@ -39,6 +40,37 @@ struct attention_inputs {
   ragged_view queries;
   ragged_view keys;
   dropout_site dropout;  ///< of the attention weights
+};
+
+/// Which keys each row of a generation step sees: rows of a matrix, named one by one (a beam's ancestors) or
+/// as a range (a sentence's encoder output).
+struct decode_keys {
+  const index_t* table = nullptr;  ///< [rows, stride]: key j of row r is table[r * stride + j]; null: ranges
+  index_t stride = 0;
+  const index_t* first = nullptr;   ///< [rows]: key j of row r is first[r] + j
+  const index_t* counts = nullptr;  ///< [rows]; null: max_count for each row
+  index_t max_count = 0;
+
+  [[nodiscard]] T5ZERO_HOST_DEVICE constexpr index_t count(index_t row) const {
+    return counts == nullptr ? max_count : counts[row];
+  }
+  [[nodiscard]] T5ZERO_HOST_DEVICE constexpr index_t at(index_t row, index_t j) const {
+    return table == nullptr ? first[row] + j : table[row * stride + j];
+  }
+};
+
+/// Attention of one query for each row; the query's position is that of its last key.
+template <element T>
+struct decode_attention_inputs {
+  matrix_view<const T> query;        ///< [rows, n_heads * d_kv]
+  matrix_view<const T> key;          ///< [any, n_heads * d_kv]
+  matrix_view<const T> value;        ///< [any, n_heads * d_kv]
+  const T* relative_bias = nullptr;  ///< [n_buckets, n_heads], causal; null: none (cross-attention)
+  index_t n_heads = 0;
+  index_t d_kv = 0;
+  index_t n_buckets = 32;
+  index_t max_distance = 128;
+  decode_keys keys;
 };
 
 /// Scalars of one AdamW update (Loshchilov and Hutter 2019), the same for all elements of a range.

@@ -29,6 +29,15 @@ inline void check_side(const ragged_view& side, const std::int32_t* ids, index_t
 
 }  // namespace detail
 
+/// Throws contract_error if the sources of a batch are malformed or larger than `planned`.
+inline void check_sources(const batch_view& batch, const batch_shape& planned, index_t vocab_size) {
+  require(batch.source.batch > 0 && batch.source.batch <= planned.batch &&
+              batch.source.tokens <= planned.source_tokens &&
+              batch.source.max_length <= planned.max_source_length,
+          "batch: no sentence, or larger than the batch_shape that the trainer was made for");
+  detail::check_side(batch.source, batch.source_ids, vocab_size);
+}
+
 /// Throws contract_error if the batch is malformed or larger than `planned`. Returns the labels that count.
 inline index_t check_batch(const batch_view& batch, const batch_shape& planned, index_t vocab_size) {
   require(batch.source.batch > 0 && batch.source.batch == batch.target.batch,

@@ -7,6 +7,7 @@
 #include <t5zero/model/batch_view.hpp>
 #include <t5zero/model/dropout_sites.hpp>
 #include <t5zero/model/stack_weights.hpp>
+#include <t5zero/nn/decode.hpp>
 #include <t5zero/nn/parameter_source.hpp>
 
 namespace t5zero::model {
@@ -61,6 +62,45 @@ class decoder {
     const auto lease = source.acquire(final_norm_);
     Sublayers::final_norm_forward(execution, shape, tokens, {lease.data(), shape.d_model},
                                   place(dropout, 0, dropout_place::final_norm),
+                                  saved.decoder_stream(3 * shape.n_decoder_layers, n),
+                                  saved.decoder_final_inverse_rms(n), saved.decoder_output(n));
+  }
+
+  /// One more token for each row. Reads saved.cross_key_value (of `source_tokens`), extends cache(layer) and
+  /// fills saved.decoder_output of step.rows tokens. cache(i): matrix_view<T>, keys beside values of layer i.
+  template <class Execution, parameter_source_of<T> Source, class Cache>
+  void decode(Execution& execution, Source& source, const nn::decode_rows& step, index_t source_tokens,
+              const Cache& cache, const activations<T>& saved) const {
+    const model_shape& shape = *shape_;
+    const index_t n = step.rows;
+    const ragged_view tokens = step.tokens();
+    const matrix_view<const T> key_value = saved.cross_key_value(source_tokens);
+    {
+      const auto lease = source.acquire(embedding_);
+      Sublayers::embed_forward(execution, step.ids, tokens,
+                               matrix_view<const T>(lease.data(), shape.vocab_size, shape.d_model),
+                               dropout_site{}, saved.decoder_stream(0, n));
+    }
+    const auto bias = source.acquire(bias_);
+    for (index_t i = 0; i < shape.n_decoder_layers; ++i) {
+      const auto& layer = layers_[static_cast<std::size_t>(i)];
+      const auto lease = source.acquire(layer.all);
+      const weight_views<T> weights{lease.data(), layer.all.first};
+      Sublayers::self_attention_decode(execution, shape, step,
+                                       weights.self_attention(shape, layer, bias.data()), cache(i),
+                                       saved.decoder_stream(3 * i, n), saved.decoder_attention(i, n),
+                                       saved.scratch(), saved.decoder_stream(3 * i + 1, n));
+      Sublayers::cross_attention_decode(execution, shape, step, weights.cross_attention(shape, layer),
+                                        key_value_of_layer(key_value, i, shape.inner_dim()),
+                                        saved.decoder_stream(3 * i + 1, n), saved.cross_attention(i, n),
+                                        saved.scratch(), saved.decoder_stream(3 * i + 2, n));
+      Sublayers::feed_forward_forward(execution, shape, tokens, weights.feed_forward(shape, layer),
+                                      nn::feed_forward_dropout{}, saved.decoder_stream(3 * i + 2, n),
+                                      saved.decoder_feed_forward(i, n), saved.scratch(),
+                                      saved.decoder_stream(3 * i + 3, n));
+    }
+    const auto lease = source.acquire(final_norm_);
+    Sublayers::final_norm_forward(execution, shape, tokens, {lease.data(), shape.d_model}, dropout_site{},
                                   saved.decoder_stream(3 * shape.n_decoder_layers, n),
                                   saved.decoder_final_inverse_rms(n), saved.decoder_output(n));
   }

@@ -67,7 +67,20 @@ class t5 {
     return sums;
   }
 
-  /// Logits of the last forward, for tests and generation: calls use(first target token, logits [chunk,
+  /// The encoder alone, without dropout: fills saved.cross_key_value for the steps of a generation.
+  template <class Execution, parameter_source_of<T> Source>
+  void encode(Execution& execution, Source& source, const batch_view& batch,
+              const activations<T>& saved) const {
+    encoder_.forward(execution, source, batch, dropout_state{}, saved);
+  }
+  /// One step of a generation; its logits come from logits(step.rows).
+  template <class Execution, parameter_source_of<T> Source, class Cache>
+  void decode(Execution& execution, Source& source, const nn::decode_rows& step, index_t source_tokens,
+              const Cache& cache, const activations<T>& saved) const {
+    decoder_.decode(execution, source, step, source_tokens, cache, saved);
+  }
+
+  /// Logits of the last forward, or of the last step: calls use(first target token, logits [chunk,
   /// vocab_size]).
   template <class Execution, parameter_source_of<T> Source, class Use>
   void logits(Execution& execution, Source& source, index_t target_tokens, const activations<T>& saved,

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <t5zero/nn/attention.hpp>
+#include <t5zero/nn/decode.hpp>
 #include <t5zero/nn/feed_forward.hpp>
 #include <t5zero/nn/head_and_loss.hpp>
 
@@ -43,6 +44,14 @@ struct composed_sublayers {
   template <class... Args>
   static void cross_attention_backward(Args&&... args) {
     nn::cross_attention_backward<Ops>(std::forward<Args>(args)...);
+  }
+  template <class... Args>
+  static void self_attention_decode(Args&&... args) {
+    nn::self_attention_decode<Ops>(std::forward<Args>(args)...);
+  }
+  template <class... Args>
+  static void cross_attention_decode(Args&&... args) {
+    nn::cross_attention_decode<Ops>(std::forward<Args>(args)...);
   }
   template <class... Args>
   static void feed_forward_forward(Args&&... args) {

@@ -9,6 +9,7 @@
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/activation_plan.hpp>
 #include <t5zero/plan/batch_shape.hpp>
+#include <t5zero/plan/generation_plan.hpp>
 #include <t5zero/plan/parameter_table.hpp>
 #include <t5zero/policy/model_size.hpp>
 #include <t5zero/policy/precision.hpp>
@@ -22,6 +23,7 @@ struct plan_options {
   bool accumulates_micro_batches = false;  ///< gradients are then fp32 in every precision
   bool trains = true;                      ///< false: evaluation only, weights and activations
   batch_shape evaluation{.batch = 0};      ///< the largest evaluation batch; batch 0: as in training
+  generation_shape generation;             ///< for the sentences of an evaluation batch; default: none
 };
 
 /// One line of the printed table.
@@ -40,6 +42,7 @@ struct memory_plan {
   slice gradient_sums;         ///< float: 16-bit gradients of several contributions are summed in fp32
   activation_plan training;    ///< activations; empty without training
   activation_plan evaluation;  ///< activations of evaluation, in the same bytes
+  generation_plan generation;  ///< cache and step of generation, in the same bytes
   index_t activation_bytes = 0;
   slice workspace;  ///< packing buffers and partial sums of the backend
   index_t total_bytes = 0;
@@ -57,7 +60,7 @@ struct memory_plan {
              {"second moments (fp32)", second_moments.bytes},
              {"gradients", gradients.bytes},
              {"sums of gradients (fp32)", gradient_sums.bytes},
-             {"activations", activation_bytes},
+             {generation.rows > 0 ? "activations, generation cache" : "activations", activation_bytes},
              {"backend workspace", workspace.bytes},
              {"total", total_bytes}}};
   }
@@ -89,7 +92,7 @@ template <class Backend, precision_policy Precision>
     plan.gradient_sums =
         builder.take(plan.gradient_type == dtype::f32 ? 0 : gradient_sum_elements(shape) * 4);
   }
-  // Training and evaluation never run at the same time.
+  // Training, evaluation and generation never run at the same time.
   const batch_shape evaluation = options.evaluation.batch > 0 ? options.evaluation : batch;
   const index_t start = builder.position();
   if (options.trains) {
@@ -97,10 +100,20 @@ template <class Backend, precision_policy Precision>
     builder.rewind(start);
   }
   plan.evaluation = plan_activations(shape, evaluation, activation_use::evaluation, param_bytes, builder);
+  batch_shape largest = batch.covering(evaluation);
+  if (options.generation.generates()) {
+    builder.rewind(start);
+    plan.generation = plan_generation(shape, evaluation, options.generation, param_bytes, builder);
+    largest = largest.covering({.batch = evaluation.batch,
+                                .source_tokens = 0,
+                                .target_tokens = plan.generation.rows,
+                                .max_source_length = 0,
+                                .max_target_length = options.generation.max_length});
+  }
   builder.skip_to_high_water();
   plan.activation_bytes = builder.position() - start;
-  plan.workspace = builder.take(
-      Backend::template workspace_bytes<Precision>(shape, batch.covering(evaluation), options.threads));
+  plan.workspace =
+      builder.take(Backend::template workspace_bytes<Precision>(shape, largest, options.threads));
   plan.total_bytes = builder.high_water();
   return plan;
 }

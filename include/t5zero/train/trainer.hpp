@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include <t5zero/core/error.hpp>
@@ -14,6 +15,7 @@
 #include <t5zero/model/batch_view.hpp>
 #include <t5zero/model/check_batch.hpp>
 #include <t5zero/model/dropout_sites.hpp>
+#include <t5zero/model/generate.hpp>
 #include <t5zero/model/t5.hpp>
 #include <t5zero/optim/adamw.hpp>
 #include <t5zero/optim/gradient_clip.hpp>
@@ -36,6 +38,7 @@ struct trainer_options {
   int threads = 1;
   bool trains = true;  ///< false: no gradients, no optimizer state; only `evaluate` may be called
   batch_shape evaluation_batch{.batch = 0};  ///< bounds evaluation's batches; batch 0: as in training
+  generation_shape generation;  ///< bounds `generate`, for sentences of an evaluation batch; default: none
 };
 
 /// What one update did.
@@ -76,6 +79,9 @@ class trainer {
         evaluation_activations_(arena_.data(), plan_.evaluation, shape_),
         scaler_(options.scaler),
         table_(parameter_table(shape_)) {
+    if (options_.generation.generates()) {
+      generator_.emplace(arena_.data(), plan_.generation, options_.generation, largest_evaluation_, shape_);
+    }
     find_decay_ranges();
   }
   trainer(const trainer&) = delete;
@@ -86,7 +92,8 @@ class trainer {
     return {.threads = options.threads,
             .accumulates_micro_batches = options.gradient_accumulation > 1,
             .trains = options.trains,
-            .evaluation = options.evaluation_batch};
+            .evaluation = options.evaluation_batch,
+            .generation = options.generation};
   }
 
   [[nodiscard]] const model_shape& shape() const { return shape_; }
@@ -206,6 +213,16 @@ class trainer {
         .mean(options_.label_smoothing, shape_.vocab_size);
   }
 
+  /// Generates for the sources of a batch; its targets are not read. The result is read from the generator
+  /// returned, until the next call. Throws contract_error if trainer_options::generation does not allow it.
+  const model::generator<operations, element_type>& generate(const batch_view& batch,
+                                                             const generation_options& options) {
+    require(generator_.has_value(), "trainer: generate() needs trainer_options::generation");
+    check_sources(batch, largest_evaluation_, shape_.vocab_size);
+    generator_->generate(execution_, model_, source_, batch, options);
+    return *generator_;
+  }
+
   /// After `evaluate`: the encoder's output [source tokens, d_model].
   [[nodiscard]] matrix_view<const element_type> encoder_output(index_t tokens) const {
     return evaluation_activations_.encoder_output(tokens);
@@ -282,6 +299,7 @@ class trainer {
   typename sharding::gradient_sink sink_;
   model::activations<element_type> activations_;
   model::activations<element_type> evaluation_activations_;
+  std::optional<model::generator<operations, element_type>> generator_;
   loss_scaler scaler_;
   std::vector<parameter_row> table_;
   std::vector<decay_range> decay_ranges_;

@@ -72,6 +72,7 @@ struct backend {
     return std::max({matmul_workspace_bytes(threads, depth), rms_norm_workspace_bytes(tokens, shape.d_model),
                      attention_workspace_bytes(batch.batch, longest, longest, shape.n_heads, shape.d_kv,
                                                shape.n_buckets, threads),
+                     decode_attention_workspace_bytes(longest, shape.d_kv, threads),
                      sum_of_squares_workspace_bytes(parameter_count(shape))});
   }
 };

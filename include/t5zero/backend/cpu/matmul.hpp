@@ -13,6 +13,7 @@
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cpu/execution.hpp>
+#include <t5zero/backend/cpu/few_rows_matmul.hpp>
 #include <t5zero/backend/cpu/packing.hpp>
 #include <t5zero/backend/cpu/vector.hpp>
 #include <t5zero/tensor/tensor_view.hpp>
@@ -178,6 +179,11 @@ void matmul(execution& execution, transpose transpose_a, matrix_view<const A> a,
   if (depth == 0) {
     for (index_t i = 0; mode == gradient_mode::overwrite && i < c.rows; ++i)
       std::fill_n(c.row(i).data, c.cols, C{});
+    return;
+  }
+
+  if (c.rows <= few_rows && transpose_a == transpose::no && transpose_b == transpose::yes) {
+    few_rows_matmul(execution, a, b, c, mode, alpha);
     return;
   }
 

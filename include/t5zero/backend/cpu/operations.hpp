@@ -9,11 +9,13 @@
 #include <t5zero/backend/cpu/adamw.hpp>
 #include <t5zero/backend/cpu/attention.hpp>
 #include <t5zero/backend/cpu/cross_entropy.hpp>
+#include <t5zero/backend/cpu/decode_attention.hpp>
 #include <t5zero/backend/cpu/dropout.hpp>
 #include <t5zero/backend/cpu/embedding.hpp>
 #include <t5zero/backend/cpu/initialize.hpp>
 #include <t5zero/backend/cpu/matmul.hpp>
 #include <t5zero/backend/cpu/rms_norm.hpp>
+#include <t5zero/backend/cpu/top_candidates.hpp>
 #include <t5zero/nn/head_and_loss.hpp>
 
 namespace t5zero::cpu {
@@ -54,6 +56,19 @@ struct operations {
                                  matrix_view<float> grad_bias) {
     cpu::attention_backward<T>(e, inputs, context, log_sum_exp, grad_context, grad_query, grad_key,
                                grad_value, grad_bias);
+  }
+
+  static void scatter_rows(execution& e, matrix_view<const T> from, const index_t* rows, matrix_view<T> to) {
+    cpu::scatter_rows<T>(e, from, rows, to);
+  }
+  static void decode_attention(execution& e, const decode_attention_inputs<T>& inputs,
+                               matrix_view<T> context) {
+    cpu::decode_attention<T>(e, inputs, context);
+  }
+  static void log_softmax_rows(execution& e, matrix_view<float> logits) { cpu::log_softmax_rows(e, logits); }
+  static void top_candidates(execution& e, matrix_view<const float> values, matrix_view<float> scores,
+                             matrix_view<std::int32_t> ids) {
+    cpu::top_candidates(e, values, scores, ids);
   }
 
   static void residual_dropout_add(execution& e, matrix_view<const float> x, matrix_view<const float> branch,

@@ -1,0 +1,85 @@
+// The best next tokens of each row.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include <t5zero/backend/cpu/execution.hpp>
+#include <t5zero/backend/cpu/vector_math.hpp>
+#include <t5zero/tensor/tensor_view.hpp>
+
+namespace t5zero::cpu {
+
+/// Logits become log probabilities, row by row.
+inline void log_softmax_rows(execution& execution, matrix_view<float> logits) {
+  execution.threads().run(logits.rows, [&](index_t row) {
+    float* values = logits.row(row).data;
+    const float maximum = range_maximum(values, logits.cols);
+    float_vector lanes{};
+    index_t i = 0;
+    for (; i + vector_width <= logits.cols; i += vector_width) lanes += exp(load(values + i) - maximum);
+    float sum = detail::horizontal_sum(lanes);
+    for (; i < logits.cols; ++i) sum += std::exp(values[i] - maximum);
+    const float shift = maximum + std::log(sum);
+    for (index_t j = 0; j < logits.cols; ++j) values[j] -= shift;
+  });
+}
+
+namespace detail {
+
+/// `count` largest of `values`, descending, ties to the lower index. A sorted list of the best so far; whole
+/// vectors that hold nothing better than its last are passed over.
+inline void top_of_row(const float* values, index_t size, index_t count, float* best, std::int32_t* ids) {
+  index_t held = 0;
+  auto offer = [&](index_t i) {
+    const float value = values[i];
+    if (held == count && !(value > best[held - 1])) return;
+    index_t at = held < count ? held++ : held - 1;
+    for (; at > 0 && value > best[at - 1]; --at) {
+      best[at] = best[at - 1];
+      ids[at] = ids[at - 1];
+    }
+    best[at] = value;
+    ids[at] = static_cast<std::int32_t>(i);
+  };
+  index_t i = 0;
+  for (; i < std::min(size, count); ++i) offer(i);
+  for (; i + vector_width <= size; i += vector_width) {
+    const auto better = load(values + i) > broadcast(best[count - 1]);
+    bool any = false;
+#if defined(__AVX512F__)
+    any = _mm512_movepi32_mask(reinterpret_cast<__m512i>(better)) != 0;
+#else
+    for (index_t lane = 0; lane < vector_width; ++lane) any = any || better[lane] != 0;
+#endif
+    if (!any) continue;
+    for (index_t lane = 0; lane < vector_width; ++lane) offer(i + lane);
+  }
+  for (; i < size; ++i) offer(i);
+}
+
+}  // namespace detail
+
+/// scores, ids: [rows, count], the count largest of each row of `values`, descending.
+inline void top_candidates(execution& execution, matrix_view<const float> values, matrix_view<float> scores,
+                           matrix_view<std::int32_t> ids) {
+  execution.threads().run(values.rows, [&](index_t row) {
+    const index_t count = scores.cols;
+    float* best = scores.row(row).data;
+    std::int32_t* best_ids = ids.row(row).data;
+    const float* from = values.row(row).data;
+    if (count < values.cols) {
+      detail::top_of_row(from, values.cols, count, best, best_ids);
+      return;
+    }
+    // Sampling without top_k looks at the whole vocabulary.
+    for (index_t i = 0; i < count; ++i) best_ids[i] = static_cast<std::int32_t>(i);
+    std::sort(best_ids, best_ids + count,
+              [&](std::int32_t a, std::int32_t b) { return from[a] != from[b] ? from[a] > from[b] : a < b; });
+    for (index_t i = 0; i < count; ++i) best[i] = from[best_ids[i]];
+  });
+}
+
+}  // namespace t5zero::cpu

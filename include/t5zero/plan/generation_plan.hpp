@@ -1,0 +1,50 @@
+// Where generation keeps its keys, values and candidates. A step of the decoder is a batch of one token for
+// each row, so its buffers are an evaluation's activation plan with as many target tokens as rows.
+#pragma once
+
+#include <t5zero/core/integers.hpp>
+#include <t5zero/plan/activation_plan.hpp>
+#include <t5zero/plan/batch_shape.hpp>
+#include <t5zero/policy/model_size.hpp>
+#include <t5zero/tensor/slice.hpp>
+
+namespace t5zero {
+
+/// Bounds of every generation of a run.
+struct generation_shape {
+  index_t num_beams = 0;   ///< 0: nothing is generated
+  index_t max_length = 0;  ///< tokens of a result, the start token included
+  index_t candidates = 0;  ///< best next tokens that a step keeps of each row
+
+  [[nodiscard]] constexpr bool generates() const { return num_beams > 0; }
+};
+
+struct generation_plan {
+  activation_plan step;    ///< encoder of a batch, decoder of one token for each row
+  slice_array cache;       ///< param [max_length * rows, 2 * inner_dim] of each decoder layer: key, value
+  slice candidate_scores;  ///< float [rows, candidates]
+  slice candidate_ids;     ///< int32 [rows, candidates]
+  index_t rows = 0;        ///< sentences times beams
+
+  /// Of the key/value cache alone, for the printed table.
+  [[nodiscard]] constexpr index_t cache_bytes() const { return cache.stride * cache.period; }
+};
+
+/// `batch`: bounds the sentences that are generated for at a time (its targets do not matter).
+constexpr generation_plan plan_generation(const model_shape& shape, const batch_shape& batch,
+                                          const generation_shape& generation, index_t param_bytes,
+                                          slice_builder& builder) {
+  generation_plan plan;
+  plan.rows = batch.batch * generation.num_beams;
+  batch_shape step = batch;
+  step.target_tokens = plan.rows;
+  step.max_target_length = 1;
+  plan.step = plan_activations(shape, step, activation_use::evaluation, param_bytes, builder);
+  plan.cache = builder.take_array(shape.n_decoder_layers,
+                                  generation.max_length * plan.rows * 2 * shape.inner_dim() * param_bytes);
+  plan.candidate_scores = builder.take(plan.rows * generation.candidates * 4);
+  plan.candidate_ids = builder.take(plan.rows * generation.candidates * 4);
+  return plan;
+}
+
+}  // namespace t5zero
