@@ -6,43 +6,16 @@
 
 #include "catch.hpp"
 #include "golden.hpp"
+#include "golden_models.hpp"
 #include "skip.hpp"
 
 namespace {
 
 using t5zero::index_t;
 
-struct tiny_relu {
-  static constexpr std::string_view name = "tiny_relu";
-  static constexpr t5zero::model_shape shape{.d_model = 64,
-                                             .d_kv = 16,
-                                             .d_ff = 128,
-                                             .n_heads = 4,
-                                             .n_encoder_layers = 2,
-                                             .n_decoder_layers = 2,
-                                             .vocab_size = 384};
-};
-struct tiny_gated {
-  static constexpr std::string_view name = "tiny_gated";
-  static constexpr t5zero::model_shape shape{.d_model = 64,
-                                             .d_kv = 16,
-                                             .d_ff = 96,
-                                             .n_heads = 4,
-                                             .n_encoder_layers = 2,
-                                             .n_decoder_layers = 2,
-                                             .feed_forward = t5zero::feed_forward_kind::gated_gelu,
-                                             .ties_embeddings = false,
-                                             .scales_output = false,
-                                             .vocab_size = 384};
-};
-struct tiny_gated_tied {
-  static constexpr std::string_view name = "tiny_gated_tied";
-  static constexpr t5zero::model_shape shape = [] {
-    t5zero::model_shape result = tiny_gated::shape;
-    result.ties_embeddings = true;
-    return result;
-  }();
-};
+using golden::tiny_gated;
+using golden::tiny_gated_tied;
+using golden::tiny_relu;
 
 t5zero::batch_shape largest(const golden::ragged_batch* batches, int count) {
   t5zero::batch_shape shape;
