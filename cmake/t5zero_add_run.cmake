@@ -7,6 +7,8 @@
 #   t5zero_add_run_translation(NAME <executable> RUNS "<model> <stage> <precision>"...
 #                  [BACKEND cpu] [INCLUDE <header>...])
 #       One executable of several; it picks the run that the command line asks for.
+#   t5zero_add_translate(NAME <executable> RUNS "<model> <precision>"... [BACKEND cpu] [INCLUDE <header>...])
+#       An executable that translates lines of text with saved models of these kinds.
 #   t5zero_list_runs(<variable> documented|all [BACKEND cpu])
 #       The RUNS that stand for these words.
 #
@@ -104,36 +106,26 @@ function(t5zero_add_run)
   t5zero_finish_run(${arg_NAME} ${arg_BACKEND})
 endfunction()
 
-function(t5zero_add_run_translation)
-  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;BACKEND" "RUNS;INCLUDE")
-  t5zero_check_name(t5zero_add_run_translation "${arg_NAME}" "${arg_UNPARSED_ARGUMENTS}"
-    "NAME, RUNS, BACKEND, INCLUDE")
-  if(NOT DEFINED arg_BACKEND)
-    set(arg_BACKEND cpu)
-  endif()
-  if(NOT arg_RUNS)
-    message(FATAL_ERROR
-      "t5zero_add_run_translation: RUNS is missing. Give one or more, such as \"t5_small zero_2 fp16\".")
-  endif()
+# An executable of several runs, "<model> <stage> <precision>" each: `function` is the caller, for messages. `header`
+# and `program` say what each run becomes, `dispatch_header` and `dispatch` what picks one.
+function(t5zero_add_dispatched function name backend runs includes header program dispatch_header dispatch)
   set(T5ZERO_RUN_DECLARATIONS "")
   set(T5ZERO_RUN_ROWS "")
+  set(T5ZERO_RUN_HEADER ${header})
+  set(T5ZERO_RUN_PROGRAM ${program})
+  set(T5ZERO_DISPATCH_HEADER ${dispatch_header})
+  set(T5ZERO_DISPATCH ${dispatch})
   set(sources "")
-  foreach(one IN LISTS arg_RUNS)
+  foreach(one IN LISTS runs)
     string(REGEX REPLACE " +" ";" parts "${one}")
-    list(LENGTH parts count)
-    if(NOT count EQUAL 3)
-      message(FATAL_ERROR "t5zero_add_run_translation: RUNS has '${one}'. "
-        "Expected three words, \"<model> <stage> <precision>\", such as \"t5_small zero_2 fp16\".")
-    endif()
     list(GET parts 0 model)
     list(GET parts 1 zero)
     list(GET parts 2 precision)
-    t5zero_set_run_values(t5zero_add_run_translation "${model}" "${zero}" "${precision}" "${arg_BACKEND}"
-      "${arg_INCLUDE}")
-    string(MAKE_C_IDENTIFIER "t5zero_run_${model}_${zero}_${precision}_${arg_BACKEND}" T5ZERO_RUN_ENTRY)
-    set(source ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}.runs/${T5ZERO_RUN_ENTRY}.cpp)
+    t5zero_set_run_values(${function} "${model}" "${zero}" "${precision}" "${backend}" "${includes}")
+    string(MAKE_C_IDENTIFIER "t5zero_run_${model}_${zero}_${precision}_${backend}" T5ZERO_RUN_ENTRY)
+    set(source ${CMAKE_CURRENT_BINARY_DIR}/${name}.runs/${T5ZERO_RUN_ENTRY}.cpp)
     if(source IN_LIST sources)
-      message(FATAL_ERROR "t5zero_add_run_translation: RUNS has '${one}' twice. Name each run once.")
+      message(FATAL_ERROR "${function}: RUNS has '${one}' twice. Name each run once.")
     endif()
     configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_entry.cpp.in ${source} @ONLY)
     list(APPEND sources ${source})
@@ -143,10 +135,49 @@ function(t5zero_add_run_translation)
       "    {std::string_view(${T5ZERO_RUN_MODEL}::name).data(), ${T5ZERO_RUN_ZERO}::stage,\n"
       "     std::string_view(${T5ZERO_RUN_PRECISION}::name).data(), &${T5ZERO_RUN_ENTRY}},\n")
   endforeach()
-  set(main ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}.runs/main.cpp)
+  set(main ${CMAKE_CURRENT_BINARY_DIR}/${name}.runs/main.cpp)
   configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_dispatch.cpp.in ${main} @ONLY)
-  add_executable(${arg_NAME} ${main} ${sources})
-  t5zero_finish_run(${arg_NAME} ${arg_BACKEND})
+  add_executable(${name} ${main} ${sources})
+  t5zero_finish_run(${name} ${backend})
+endfunction()
+
+# Stops with a sentence unless RUNS, as given to `function`, has entries of `count` words such as `example`.
+function(t5zero_check_runs function runs count example)
+  if(NOT runs)
+    message(FATAL_ERROR "${function}: RUNS is missing. Give one or more, such as \"${example}\".")
+  endif()
+  foreach(one IN LISTS runs)
+    string(REGEX REPLACE " +" ";" parts "${one}")
+    list(LENGTH parts words)
+    if(NOT words EQUAL count)
+      message(FATAL_ERROR "${function}: RUNS has '${one}'. Expected ${count} words, such as \"${example}\".")
+    endif()
+  endforeach()
+endfunction()
+
+function(t5zero_add_run_translation)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;BACKEND" "RUNS;INCLUDE")
+  t5zero_check_name(t5zero_add_run_translation "${arg_NAME}" "${arg_UNPARSED_ARGUMENTS}"
+    "NAME, RUNS, BACKEND, INCLUDE")
+  if(NOT DEFINED arg_BACKEND)
+    set(arg_BACKEND cpu)
+  endif()
+  t5zero_check_runs(t5zero_add_run_translation "${arg_RUNS}" 3 "t5_small zero_2 fp16")
+  t5zero_add_dispatched(t5zero_add_run_translation ${arg_NAME} "${arg_BACKEND}" "${arg_RUNS}" "${arg_INCLUDE}"
+    run_translation.hpp run_translation cli/dispatch.hpp dispatch)
+endfunction()
+
+function(t5zero_add_translate)
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;BACKEND" "RUNS;INCLUDE")
+  t5zero_check_name(t5zero_add_translate "${arg_NAME}" "${arg_UNPARSED_ARGUMENTS}" "NAME, RUNS, BACKEND, INCLUDE")
+  if(NOT DEFINED arg_BACKEND)
+    set(arg_BACKEND cpu)
+  endif()
+  t5zero_check_runs(t5zero_add_translate "${arg_RUNS}" 2 "t5_small bf16")
+  # Nothing is sharded where nothing is trained.
+  list(TRANSFORM arg_RUNS REPLACE "^([^ ]+) +([^ ]+)$" "\\1 zero_0 \\2")
+  t5zero_add_dispatched(t5zero_add_translate ${arg_NAME} "${arg_BACKEND}" "${arg_RUNS}" "${arg_INCLUDE}"
+    translate.hpp translate cli/dispatch_translate.hpp dispatch_translate)
 endfunction()
 
 function(t5zero_list_runs variable which)

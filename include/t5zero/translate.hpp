@@ -1,0 +1,166 @@
+// A program that translates: translate<run<...>>(argc, argv).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <fstream>
+#include <iostream>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include <t5zero/cli/options.hpp>
+#include <t5zero/cli/program.hpp>
+#include <t5zero/cli/translate_options.hpp>
+#include <t5zero/cli/translation_setup.hpp>
+#include <t5zero/core/error.hpp>
+#include <t5zero/data/batcher.hpp>
+#include <t5zero/data/decoded_text.hpp>
+#include <t5zero/data/tokenizer.hpp>
+#include <t5zero/io/line_reader.hpp>
+#include <t5zero/io/weights.hpp>
+#include <t5zero/train/report.hpp>
+#include <t5zero/train/run.hpp>
+#include <t5zero/train/trainer.hpp>
+
+namespace t5zero {
+
+namespace cli {
+
+/// Translates the lines of one batch; an empty line stays empty.
+template <class Run>
+class line_translator {
+ public:
+  line_translator(const model_files& files, const translate_options& chosen, const generation_options& how)
+      : chosen_(&chosen),
+        how_(how),
+        text_(tokenizer::from_file(*files.tokenizer_file)),
+        cleans_up_(files.tokenizer_config.value("clean_up_tokenization_spaces", false)),
+        trainer_(files.config.shape, largest_batch(chosen), settings(chosen, how_, files.config.shape)),
+        batch_(largest_batch(chosen)) {
+    const stored_weights weights(*files.weights, trainer_.parameters(), files.source);
+    trainer_.load([&](const parameter_row& row, float* to) { weights.of(row).read(to); });
+  }
+
+  [[nodiscard]] static batch_shape largest_batch(const translate_options& chosen) {
+    return batch_shape::of_lengths(chosen.batch_size, chosen.max_source_length, 1);
+  }
+  [[nodiscard]] static trainer_options settings(const translate_options& chosen,
+                                                const generation_options& how, const model_shape& shape) {
+    trainer_options options;
+    options.trains = false;
+    options.threads = chosen.threads > 0 ? static_cast<int>(chosen.threads) : Run::backend::default_threads();
+    options.generation = how.shape(shape.vocab_size);
+    return options;
+  }
+
+  /// first_line: of the whole input, from 0; sampling depends on it.
+  [[nodiscard]] std::vector<std::string> translate(const std::vector<std::string>& lines,
+                                                   index_t first_line) {
+    std::vector<text_pair> pairs;
+    std::vector<std::size_t> places;
+    for (std::size_t i = 0; i < lines.size(); ++i) {
+      if (stripped(lines[i]).empty()) continue;
+      pairs.push_back({lines[i], ""});
+      places.push_back(i);
+    }
+    std::vector<std::string> translations(lines.size());
+    if (pairs.empty()) return translations;
+    const tokenized_dataset data(pairs, text_, chosen_->source_prefix, chosen_->max_source_length, 1, {});
+    cut_ += data.statistics().truncated_sources;
+    std::vector<index_t> order(pairs.size());
+    std::iota(order.begin(), order.end(), index_t{0});
+    batch_.fill(data, order, static_cast<std::uint32_t>(first_line));
+    const auto& result = trainer_.generate(batch_.view(), how_);
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      std::string text = text_.decode(result.tokens(static_cast<index_t>(i)));
+      if (cleans_up_) text = clean_up_tokenization(std::move(text));
+      translations[places[i]] = stripped(text);
+    }
+    return translations;
+  }
+  /// Sentences longer than max_source_length so far.
+  [[nodiscard]] index_t cut() const { return cut_; }
+
+ private:
+  const translate_options* chosen_;
+  generation_options how_;
+  tokenizer text_;
+  bool cleans_up_;
+  trainer<Run> trainer_;
+  micro_batch batch_;
+  index_t cut_ = 0;
+};
+
+/// The options of translation_setup that translate has.
+[[nodiscard]] inline options setup_options(const translate_options& chosen) {
+  options setup;
+  setup.model_name_or_path = chosen.model_name_or_path;
+  setup.model_revision = chosen.model_revision;
+  setup.cache_dir = chosen.cache_dir;
+  return setup;
+}
+
+}  // namespace cli
+
+/// Reads lines, translates them in batches of what is ready, writes them in order. Returns the exit code: 0,
+/// 1 (failed), 2 (wrong input).
+template <class Run>
+int translate(int argc, char** argv) {
+  return cli::report_errors(argc > 0 ? argv[0] : "translate", [&] {
+    const translate_options chosen = parse_translate_options(argc, argv);
+    if (!chosen.help_text.empty()) {
+      std::cout << chosen.help_text;
+      return 0;
+    }
+    const cli::model_files files =
+        cli::find_model(cli::setup_options(chosen), Run::model::shape, Run::model::name, Run::name());
+    generation_options how = chosen.generation;
+    how.decoder_start_token_id = files.config.decoder_start_token_id;
+    using translator = cli::line_translator<Run>;
+    const batch_shape largest = translator::largest_batch(chosen);
+    const model_shape& shape = files.config.shape;
+    const memory_plan plan =
+        Run::plan(shape, largest, trainer<Run>::plan_options_of(translator::settings(chosen, how, shape)));
+    if (chosen.plan) {
+      std::cout << plan_table(Run::name(), largest, parameter_count(shape), plan);
+      return 0;
+    }
+    const index_t available = Run::backend::memory::available_bytes();
+    if (plan.total_bytes > available) {
+      throw capacity_error(Run::name() + ": translating needs " + with_thousands(plan.total_bytes) +
+                           " bytes, " + with_thousands(available) +
+                           " are available; lower --batch_size, --num_beams, --max_source_length or "
+                           "--max_length, or use --bf16");
+    }
+    line_reader input(chosen.input);
+    translator translates(files, chosen, how);
+    std::ofstream file;
+    if (chosen.output != "-") {
+      file.open(chosen.output, std::ios::binary | std::ios::trunc);
+      if (!file) throw io_error("--output " + chosen.output + ": cannot be written; name another file");
+    }
+    std::ostream& output = chosen.output == "-" ? std::cout : file;
+    for (;;) {
+      const index_t first = input.count();
+      const std::vector<std::string> lines = input.next(chosen.batch_size);
+      if (lines.empty()) break;
+      for (std::size_t i = 0; i < lines.size(); ++i) {
+        detail::check_utf8(lines[i],
+                           input.name() + ":" + std::to_string(first + 1 + static_cast<index_t>(i)));
+      }
+      for (const std::string& line : translates.translate(lines, first)) output << line << '\n';
+      output.flush();
+      if (!output) {
+        throw io_error("--output " + chosen.output + ": writing failed after line " + std::to_string(first));
+      }
+    }
+    if (translates.cut() > 0) {
+      std::cerr << translates.cut() << " sentences were cut to " << chosen.max_source_length
+                << " tokens; --max_source_length allows more\n";
+    }
+    return 0;
+  });
+}
+
+}  // namespace t5zero
