@@ -11,22 +11,10 @@
 
 #include <t5zero/core/integers.hpp>
 #include <t5zero/optim/lr_schedule.hpp>
+#include <t5zero/train/interval.hpp>
 
 namespace t5zero {
 
-/// A number of updates, or a share of all of them when it lies in (0,1).
-struct step_count {
-  double value = 0;
-  /// Updates; a share is rounded up.
-  [[nodiscard]] index_t steps(index_t max_steps) const {
-    const bool is_share = value > 0 && value < 1;
-    return static_cast<index_t>(is_share ? std::ceil(value * static_cast<double>(max_steps)) : value);
-  }
-  friend constexpr bool operator==(step_count, step_count) = default;
-};
-
-/// When something that repeats happens.
-enum class interval_strategy : std::uint8_t { no, steps, epoch, best };
 /// Element type of saved weights: `automatic` is 16-bit under a 16-bit ZeRO run, else fp32.
 enum class save_dtype_choice : std::uint8_t { automatic, fp32, half };
 
@@ -83,9 +71,15 @@ struct options {
   bool logging_first_step = false, logging_nan_inf_filter = true;
   interval_strategy eval_strategy = interval_strategy::no;
   std::optional<step_count> eval_steps;
+  double eval_delay = 0.0;  ///< updates or epochs before the first evaluation, by eval_strategy
+  bool eval_on_start = false;
   interval_strategy save_strategy = interval_strategy::steps;
   step_count save_steps{500};
   std::optional<index_t> save_total_limit;
+  bool save_only_model = false, ignore_data_skip = false;
+  bool load_best_model_at_end = false;
+  std::optional<std::string> metric_for_best_model;  ///< with or without "eval_"
+  std::optional<bool> greater_is_better;
   save_dtype_choice save_dtype = save_dtype_choice::automatic;
   std::optional<bool> disable_tqdm;
 
@@ -107,6 +101,16 @@ struct options {
   /// Accepted flags that change nothing, in one line for stderr; empty if there are none.
   std::string notice;
 
+  /// What decides which evaluation is the best, without "eval_".
+  [[nodiscard]] std::string best_metric() const {
+    std::string name = metric_for_best_model.value_or("loss");
+    if (name.starts_with("eval_")) name.erase(0, 5);
+    return name;
+  }
+  /// By default a loss is better when smaller, everything else when larger.
+  [[nodiscard]] bool larger_is_better() const {
+    return greater_is_better.value_or(!best_metric().ends_with("loss"));
+  }
   /// Tokens of a target in evaluation.
   [[nodiscard]] index_t evaluation_target_length() const {
     return val_max_target_length.value_or(max_target_length);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -113,6 +114,13 @@ inline void bind_running(option_binder& bind, options& to) {
   bind.choice("eval_strategy", to.eval_strategy, when);
   bind.choice("evaluation_strategy", to.eval_strategy, when);
   bind.steps("eval_steps", to.eval_steps, 1);
+  bind.number("eval_delay", to.eval_delay, {0, 1e18, "a number of updates or epochs of at least 0"});
+  bind.boolean("eval_on_start", to.eval_on_start);
+  bind.boolean("load_best_model_at_end", to.load_best_model_at_end);
+  bind.text("metric_for_best_model", to.metric_for_best_model);
+  bind.boolean("greater_is_better", to.greater_is_better);
+  bind.boolean("save_only_model", to.save_only_model);
+  bind.boolean("ignore_data_skip", to.ignore_data_skip);
   auto when_saving = when;
   when_saving.emplace_back("best", interval_strategy::best);
   bind.choice("save_strategy", to.save_strategy, when_saving);
@@ -184,6 +192,48 @@ inline void check_file(std::string_view flag, const std::optional<std::string>& 
   }
 }
 
+/// What must hold between evaluation, checkpoints and the best model.
+inline void check_evaluation(const options& chosen) {
+  if (chosen.generation_max_length.value_or(2) < 2) {
+    throw input_error(
+        "--generation_max_length 1: it counts the start token, so nothing would be generated; "
+        "give at least 2");
+  }
+  const bool chooses = chosen.load_best_model_at_end || chosen.save_strategy == interval_strategy::best;
+  if (!chooses && !chosen.metric_for_best_model) return;
+  const std::string metric = chosen.best_metric();
+  constexpr std::array<std::string_view, 3> known = {"loss", "bleu", "gen_len"};
+  if (std::find(known.begin(), known.end(), metric) == known.end()) {
+    throw input_error("--metric_for_best_model " + *chosen.metric_for_best_model +
+                      ": no such metric; loss, bleu and gen_len are known");
+  }
+  if (metric != "loss" && !chosen.predict_with_generate) {
+    throw input_error("--metric_for_best_model " + *chosen.metric_for_best_model +
+                      " needs --predict_with_generate; give it, or choose loss");
+  }
+  if (!chooses) return;
+  const char* flag = chosen.load_best_model_at_end ? "--load_best_model_at_end" : "--save_strategy best";
+  if (chosen.eval_strategy == interval_strategy::no) {
+    throw input_error(std::string(flag) +
+                      " needs evaluations during training: give --eval_strategy steps or "
+                      "epoch");
+  }
+  if (!chosen.load_best_model_at_end || chosen.save_strategy == interval_strategy::best) return;
+  if (chosen.eval_strategy != chosen.save_strategy) {
+    throw input_error(
+        "--load_best_model_at_end requires the save and eval strategy to match; give "
+        "--eval_strategy and --save_strategy the same value");
+  }
+  if (chosen.eval_strategy == interval_strategy::steps) {
+    const double evaluates = chosen.eval_steps.value_or(chosen.logging_steps).value;
+    const double rest = std::fmod(chosen.save_steps.value, evaluates);
+    // Shares of the updates are binary fractions: 0.2 is no exact multiple of 0.1.
+    if (std::min(rest, evaluates - rest) > 1e-9 * evaluates) {
+      throw input_error("--load_best_model_at_end requires --save_steps to be a multiple of --eval_steps");
+    }
+  }
+}
+
 inline void check_options(const options& chosen) {
   if (chosen.fp16 && chosen.bf16) {
     throw input_error("--fp16 --bf16: At most one of fp16 and bf16 can be True, but not both; remove one");
@@ -192,7 +242,8 @@ inline void check_options(const options& chosen) {
     throw input_error(
         "the following arguments are required: --model_name_or_path (or --config_name with --from_scratch)");
   }
-  if (!chosen.dataset_name && !chosen.train_file && !chosen.validation_file) {
+  if (!chosen.dataset_name && !chosen.train_file && !chosen.validation_file &&
+      !(chosen.test_file && chosen.do_predict && !chosen.do_train && !chosen.do_eval)) {
     throw input_error(
         "Need either a dataset name or a training/validation file. Give --dataset_name, or --train_file and "
         "--validation_file");
@@ -201,9 +252,6 @@ inline void check_options(const options& chosen) {
     throw input_error(
         "Need to specify the source language and the target language. Give --source_lang and "
         "--target_lang, e.g. en and ro");
-  }
-  if (chosen.do_predict && !chosen.do_train && !chosen.do_eval) {
-    throw input_error("--do_predict: generation is not available yet; give --do_train or --do_eval");
   }
   check_file("train_file", chosen.train_file);
   check_file("validation_file", chosen.validation_file);
@@ -218,6 +266,7 @@ inline void check_options(const options& chosen) {
         "--num_train_epochs 0: --do_train would train nothing; give more epochs or --max_steps, or leave "
         "--do_train out");
   }
+  check_evaluation(chosen);
   if (chosen.num_gpus > 1) {
     throw input_error("--num_gpus " + std::to_string(chosen.num_gpus) +
                       ": one rank is supported for now; give 1");

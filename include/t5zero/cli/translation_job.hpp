@@ -3,16 +3,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
-#include <limits>
 #include <memory>
-#include <numeric>
 #include <optional>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,15 +15,22 @@
 #include <t5zero/cli/ds_overrides.hpp>
 #include <t5zero/cli/options.hpp>
 #include <t5zero/cli/result_files.hpp>
+#include <t5zero/cli/resume.hpp>
 #include <t5zero/cli/run_constraints.hpp>
 #include <t5zero/cli/translation_setup.hpp>
-#include <t5zero/data/sampler.hpp>
+#include <t5zero/io/checkpoint_directory.hpp>
 #include <t5zero/io/model_directory.hpp>
 #include <t5zero/optim/lr_schedule.hpp>
+#include <t5zero/train/evaluator.hpp>
+#include <t5zero/train/model_saving.hpp>
 #include <t5zero/train/report.hpp>
 #include <t5zero/train/run.hpp>
 #include <t5zero/train/step_arithmetic.hpp>
+#include <t5zero/train/stop_signal.hpp>
 #include <t5zero/train/trainer.hpp>
+#include <t5zero/train/trainer_state.hpp>
+#include <t5zero/train/training_checkpoint.hpp>
+#include <t5zero/train/training_loop.hpp>
 #include <t5zero/zero/ds_config.hpp>
 
 namespace t5zero::cli {
@@ -52,15 +54,19 @@ class translation_job {
       return 0;
     }
     check_output_directory(chosen_);
+    const std::string fingerprint = run_fingerprint(chosen_, Run::name());
+    if (const auto start = find_start(chosen_, fingerprint)) open_checkpoint(*start);
     read_inputs();
+    if (checkpoint_) with_hint([&] { checkpoint_->check(fingerprint_of_data()); });
     build_trainer();
     check_output_space();
     summarise();
-    if (chosen_.do_train) train();
-    if (chosen_.do_eval) evaluate();
-    if (chosen_.do_predict) {
-      std::cerr << "--do_predict: generation is not available yet; nothing is predicted\n";
+    if (chosen_.do_train) {
+      const run_marker under_way(chosen_, fingerprint);
+      if (const int signal = train(); signal != 0) return 128 + signal;
     }
+    if (chosen_.do_eval) evaluate_at_end();
+    if (chosen_.do_predict) predict();
     return 0;
   }
 
@@ -76,7 +82,8 @@ class translation_job {
   [[nodiscard]] static plan_options plan_options_of(const options& chosen) {
     return {.threads = threads_of(chosen),
             .accumulates_micro_batches = chosen.gradient_accumulation_steps > 1,
-            .trains = chosen.do_train || !chosen.do_eval};
+            .trains = chosen.do_train || !chosen.do_eval,
+            .generation = generation_bounds(chosen, compiled.vocab_size)};
   }
   [[nodiscard]] static int threads_of(const options& chosen) {
     return chosen.threads > 0 ? static_cast<int>(chosen.threads) : Run::backend::default_threads();
@@ -142,6 +149,7 @@ class translation_job {
     files_ = find_model(chosen_, compiled, Run::model::name, Run::name());
     std::vector<text_pair> train_pairs;
     std::vector<text_pair> validation_pairs;
+    std::vector<text_pair> test_pairs;
     if (chosen_.do_train) {
       train_pairs =
           read_split(chosen_, "train", chosen_.train_file, "--train_file", chosen_.max_train_samples);
@@ -150,6 +158,14 @@ class translation_job {
       validation_pairs = read_split(chosen_, "validation", chosen_.validation_file, "--validation_file",
                                     chosen_.max_eval_samples);
     }
+    if (chosen_.do_predict) {
+      test_pairs = read_split(chosen_, "test", chosen_.test_file, "--test_file", chosen_.max_predict_samples);
+      test_has_references_ = std::all_of(test_pairs.begin(), test_pairs.end(),
+                                         [](const text_pair& pair) { return pair.has_target; });
+    }
+    // A tokenizer that was trained for this run belongs to its checkpoints.
+    if (checkpoint_ && !files_.tokenizer_file)
+      files_.tokenizer_file = checkpoint_->directory() / "spiece.model";
     const bool trains_tokenizer = !files_.tokenizer_file;
     if (trains_tokenizer && train_pairs.empty()) {
       throw input_error(
@@ -159,7 +175,7 @@ class translation_job {
     // Made now, so that a tokenizer that could not be saved is refused before training.
     tokenizer_files_.emplace(text_->model(), files_.tokenizer_config);
     model_shape& shape = files_.config.shape;
-    if (trains_tokenizer) {
+    if (trains_tokenizer || (checkpoint_ && chosen_.from_scratch && !chosen_.tokenizer_name)) {
       // An own vocabulary, rounded up as the published one is (32100 to 32128).
       shape.vocab_size = round_up(text_->vocab_size(), 64);
     }
@@ -180,13 +196,18 @@ class translation_job {
       validation_data_.emplace(
           tokenize(validation_pairs, *text_, chosen_, chosen_.evaluation_target_length(), "validation"));
     }
+    if (chosen_.do_predict) {
+      test_data_.emplace(tokenize(test_pairs, *text_, chosen_, chosen_.evaluation_target_length(), "test"));
+    }
   }
 
   void build_trainer() {
     batch_shape evaluation{.batch = 0};
-    if (validation_data_) {
-      evaluation = validation_data_->largest_batch(
+    for (const auto* data : {&validation_data_, &test_data_}) {
+      if (!*data) continue;
+      const batch_shape of_data = (*data)->largest_batch(
           chosen_.per_device_eval_batch_size, padding_of_labels(chosen_, chosen_.evaluation_target_length()));
+      evaluation = evaluation.batch == 0 ? of_data : evaluation.covering(of_data);
     }
     largest_ = evaluation;
     if (train_data_) {
@@ -197,6 +218,7 @@ class translation_job {
     trainer_options settings;
     settings.trains = chosen_.do_train;
     settings.evaluation_batch = evaluation;
+    settings.generation = generation_bounds(chosen_, files_.config.shape.vocab_size);
     settings.threads = threads_of(chosen_);
     settings.gradient_accumulation = chosen_.gradient_accumulation_steps;
     settings.max_grad_norm = chosen_.max_grad_norm;
@@ -229,7 +251,9 @@ class translation_job {
     }
     trainer_ = std::make_unique<trainer<Run>>(files_.config.shape, largest_, settings);
     const clock::time_point start = clock::now();
-    if (files_.weights) {
+    if (checkpoint_) {
+      with_hint([&] { checkpoint_->load(*trainer_); });
+    } else if (files_.weights) {
       const stored_weights weights(*files_.weights, trainer_->parameters(), files_.source);
       trainer_->load([&](const parameter_row& row, float* to) { weights.of(row).read(to); });
     } else {
@@ -258,13 +282,6 @@ class translation_job {
                    "with `--source_prefix 'translate English to Romanian: '`\n";
     }
     if (!steps_) return;
-    const index_t save_every = chosen_.save_steps.steps(steps_->max_steps);
-    if (chosen_.save_strategy == interval_strategy::epoch ||
-        (chosen_.save_strategy != interval_strategy::no && steps_->max_steps >= save_every)) {
-      std::cerr
-          << "warning: no checkpoints are written yet (--save_strategy, --save_steps): the model is saved "
-             "at the end of training only\n";
-    }
     std::cerr << "***** Running training *****\n  Num examples = " << with_thousands(train_data_->size())
               << "\n  Num Epochs = " << with_thousands(steps_->epochs)
               << "\n  Instantaneous batch size per device = "
@@ -275,193 +292,295 @@ class translation_job {
               << "\n  Total optimization steps = " << with_thousands(steps_->max_steps)
               << "\n  Number of trainable parameters = "
               << with_thousands(parameter_count(files_.config.shape)) << "\n";
+    if (!checkpoint_) return;
+    const loop_state& state = checkpoint_->state();
+    std::cerr << "  Continuing training from " << checkpoint_->directory().string()
+              << "\n  Continuing training from epoch " << state.epoch
+              << "\n  Continuing training from global step " << state.global_step << "\n";
   }
 
-  /// Losses of the updates since the last log line.
-  struct loss_window {
-    double sum = 0.0;
-    index_t updates = 0;
-  };
-
-  void train() {
-    const clock::time_point start = clock::now();
-    const step_arithmetic& steps = *steps_;
-    const index_t accumulation = chosen_.gradient_accumulation_steps;
-    const index_t batch_size = chosen_.per_device_train_batch_size;
-    const auto order_seed = static_cast<std::uint32_t>(chosen_.data_seed.value_or(chosen_.seed));
-    const index_t every = std::max<index_t>(1, chosen_.logging_steps.steps(steps.max_steps));
-    micro_batch batch(largest_);
-    progress_bar bar("", steps.max_steps, bar_mode(chosen_));
-    loss_window window;
-    double total_loss = 0.0;
-    double flops = 0.0;
-    double epoch_at_end = 0.0;
-    index_t global_step = 0;
-    for (index_t epoch = 0; global_step < steps.max_steps; ++epoch) {
-      const std::vector<index_t> order =
-          epoch_order(train_data_->size(), order_seed, static_cast<std::uint32_t>(epoch));
-      index_t in_update = 0;
-      double update_loss = 0.0;
-      for (index_t b = 0; b < steps.batches_per_epoch && global_step < steps.max_steps; ++b) {
-        const index_t first = b * batch_size;
-        const index_t count = std::min(batch_size, train_data_->size() - first);
-        batch.fill(*train_data_,
-                   std::span(order).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
-                   static_cast<std::uint32_t>(in_update * batch_size), files_.config.decoder_start_token_id,
-                   padding_of_labels(chosen_, chosen_.max_target_length));
-        const batch_view view = batch.view();
-        // The short group at the end of an epoch is a mean over its own micro-batches (transformers 4.55).
-        const index_t group = std::min(accumulation, steps.batches_per_epoch - (b - in_update));
-        double loss = trainer_->train_micro_batch(view, group) / static_cast<double>(group);
-        if (!std::isfinite(loss) && chosen_.logging_nan_inf_filter) {
-          loss = (window.sum + update_loss) / static_cast<double>(1 + window.updates);
-        }
-        update_loss += loss;
-        flops += 6.0 * static_cast<double>(padded_source_length(view.source.max_length) * view.source.batch) *
-                 static_cast<double>(matmul_parameters());
-        if (++in_update < accumulation && b + 1 < steps.batches_per_epoch) continue;
-        const double rate = learning_rate(trainer_->applied_updates());
-        const update_result result = trainer_->update(rate);
-        ++global_step;
-        in_update = 0;
-        total_loss += update_loss;
-        window.sum += update_loss;
-        ++window.updates;
-        update_loss = 0.0;
-        epoch_at_end = static_cast<double>(epoch) +
-                       static_cast<double>(b + 1) / static_cast<double>(steps.batches_per_epoch);
-        bar.advance();
-        if (result.skipped) {
-          bar.print_above(
-              Run::precision::needs_loss_scale
-                  ? "OVERFLOW! Skipping step. The loss scale is now " + python_repr(trainer_->loss_scale())
-                  : std::string("The gradients are not finite: skipping step"),
-              std::cerr);
-        }
-        const bool logs = chosen_.logging_strategy == interval_strategy::steps &&
-                          (global_step % every == 0 || (global_step == 1 && chosen_.logging_first_step));
-        const bool ends_epoch = b + 1 == steps.batches_per_epoch || global_step == steps.max_steps;
-        if (logs || (chosen_.logging_strategy == interval_strategy::epoch && ends_epoch)) {
-          bar.print_above(python_dict(
-              {{"loss", python_repr(python_round(window.sum / static_cast<double>(window.updates), 4))},
-               {"grad_norm", python_repr(result.grad_norm)},
-               {"learning_rate", python_repr(learning_rate(trainer_->applied_updates()))},
-               {"epoch", python_repr(python_round(epoch_at_end, 2))}}));
-          window = {};
-        }
-      }
+  /// Reads and checks the checkpoint that the run goes on from.
+  void open_checkpoint(const std::filesystem::path& path) {
+    try {
+      checkpoint_.emplace(path);
+    } catch (const input_error& e) {
+      throw input_error(e.what() + other_checkpoint_hint(path));
     }
-    const double runtime = seconds_since(start);
-    metrics result;
-    result.set("epoch", epoch_at_end);
-    // With --disable_tqdm Hugging Face's plain printer takes it out of the results.
-    if (!chosen_.disable_tqdm.value_or(false)) result.set("total_flos", flops);
-    result.set("train_loss", total_loss / static_cast<double>(global_step));
-    result.set("train_runtime", python_round(runtime, 4));
-    result.set_count("train_samples", train_data_->size());
+  }
+  /// Runs what may find the checkpoint damaged or unfit; the message then names the one before.
+  template <class Body>
+  void with_hint(const Body& body) const {
+    try {
+      body();
+    } catch (const input_error& e) {
+      throw input_error(e.what() + other_checkpoint_hint(checkpoint_->directory()));
+    }
+  }
+  [[nodiscard]] data_fingerprint fingerprint_of_data() const {
+    return {train_data_->size(), chosen_.per_device_train_batch_size, chosen_.gradient_accumulation_steps,
+            order_seed()};
+  }
+  [[nodiscard]] std::uint32_t order_seed() const {
+    return static_cast<std::uint32_t>(chosen_.data_seed.value_or(chosen_.seed));
+  }
+
+  /// Table 6.1 of what applies when: evaluations during training look at the model's generation_config, the
+  /// final ones at the script's flags.
+  enum class evaluation_time : std::uint8_t { during_training, at_end };
+
+  [[nodiscard]] static generation_options generation_of(const options& chosen, evaluation_time when) {
+    generation_options how;
+    const bool at_end = when == evaluation_time::at_end;
+    // The untouched default of 20 counts new tokens: 21 with the start token.
+    how.max_length = std::max<index_t>(
+        2, chosen.generation_max_length.value_or(at_end ? chosen.evaluation_target_length() : 21));
+    how.num_beams = at_end ? chosen.num_beams : chosen.generation_num_beams.value_or(1);
+    return how;
+  }
+  /// Bounds of all generations of the run.
+  [[nodiscard]] static generation_shape generation_bounds(const options& chosen, index_t vocab_size) {
+    if (!chosen.predict_with_generate || (!chosen.do_eval && !chosen.do_predict)) return {};
+    generation_shape bounds = generation_of(chosen, evaluation_time::at_end).shape(vocab_size);
+    if (chosen.do_train && chosen.eval_strategy != interval_strategy::no) {
+      const generation_shape other =
+          generation_of(chosen, evaluation_time::during_training).shape(vocab_size);
+      bounds.num_beams = std::max(bounds.num_beams, other.num_beams);
+      bounds.max_length = std::max(bounds.max_length, other.max_length);
+      bounds.candidates = std::max(bounds.candidates, other.candidates);
+    }
+    return bounds;
+  }
+  [[nodiscard]] evaluation_options evaluation_of(evaluation_time when, bool has_references) const {
+    evaluation_options how;
+    how.batch_size = chosen_.per_device_eval_batch_size;
+    how.decoder_start_token_id = files_.config.decoder_start_token_id;
+    how.padding = padding_of_labels(chosen_, chosen_.evaluation_target_length());
+    how.has_references = has_references;
+    how.cleans_up = files_.tokenizer_config.value("clean_up_tokenization_spaces", false);
+    if (chosen_.predict_with_generate) {
+      how.generation = generation_of(chosen_, when);
+      how.generation->decoder_start_token_id = files_.config.decoder_start_token_id;
+    }
+    return how;
+  }
+
+  /// Returns the signal that stopped training before its end, or 0.
+  int train() {
+    const step_arithmetic& steps = *steps_;
+    loop_state state;
+    if (checkpoint_) {
+      state = checkpoint_->state();
+      if (chosen_.ignore_data_skip) state.batch = 0;
+      checkpoint_.reset();
+    }
+    loop_options how;
+    how.batch_size = chosen_.per_device_train_batch_size;
+    how.gradient_accumulation = chosen_.gradient_accumulation_steps;
+    how.order_seed = order_seed();
+    how.decoder_start_token_id = files_.config.decoder_start_token_id;
+    how.padding = padding_of_labels(chosen_, chosen_.max_target_length);
+    how.rounds_sources_to_8 = chosen_.fp16;
+    how.fixed_source_length = chosen_.pad_to_max_length ? chosen_.max_source_length : 0;
+    how.replaces_nan_in_logs = chosen_.logging_nan_inf_filter;
+    const auto updates = [&](step_count count) { return std::max<index_t>(1, count.steps(steps.max_steps)); };
+    how.logging = chosen_.logging_strategy;
+    how.log_every = updates(chosen_.logging_steps);
+    how.logs_first_step = chosen_.logging_first_step;
+    how.evaluating = chosen_.eval_strategy;
+    how.evaluate_every = updates(chosen_.eval_steps.value_or(chosen_.logging_steps));
+    how.evaluation_delay = chosen_.eval_delay;
+    how.evaluates_on_start = chosen_.eval_on_start && chosen_.eval_strategy != interval_strategy::no;
+    how.saving = chosen_.save_strategy;
+    how.save_every = updates(chosen_.save_steps);
+
+    facts_.logging_steps = how.log_every;
+    facts_.eval_steps = how.evaluate_every;
+    facts_.save_steps = how.save_every;
+    facts_.max_steps = steps.max_steps;
+    facts_.num_train_epochs = steps.epochs;
+    facts_.train_batch_size = how.batch_size;
+
+    loop_events events;
+    events.learning_rate = [this](index_t applied) { return learning_rate(applied); };
+    events.evaluate = [this](loop_state& at, progress_bar& bar) { return evaluate_during_training(at, bar); };
+    events.save = [this](const loop_state& at) { save_training(at); };
+    const stop_signal listens;
+    progress_bar bar("", steps.max_steps, bar_mode(chosen_));
+    training_loop<Run> loop(*trainer_, *train_data_, largest_, steps, how, std::move(events));
+    const loop_result ended = loop.run(state, bar);
+    if (ended.stopped_by != 0) {
+      bar.close();
+      std::cerr << "Stopped by signal " << ended.stopped_by << " after update " << state.global_step
+                << "; checkpoint-" << state.global_step << " is saved. To go on: the same command with "
+                << "--resume_from_checkpoint " << chosen_.output_dir << "/checkpoint-" << state.global_step
+                << "\n";
+      return ended.stopped_by;
+    }
+    finish_training(state, ended, bar);
+    return 0;
+  }
+
+  void finish_training(loop_state& state, const loop_result& ended, progress_bar& bar) {
+    const double runtime = std::max(ended.seconds, 1e-9);
+    const index_t batch = chosen_.per_device_train_batch_size * chosen_.gradient_accumulation_steps;
     const double samples = chosen_.max_steps > 0
-                               ? static_cast<double>(steps.max_steps * batch_size * accumulation)
+                               ? static_cast<double>(steps_->max_steps * batch)
                                : static_cast<double>(train_data_->size()) * chosen_.num_train_epochs;
-    result.set("train_samples_per_second", python_round(samples / runtime, 3));
-    result.set("train_steps_per_second", python_round(static_cast<double>(steps.max_steps) / runtime, 3));
-    bar.print_above(
-        python_dict({{"train_runtime", python_repr(python_round(runtime, 4))},
-                     {"train_samples_per_second", python_repr(python_round(samples / runtime, 3))},
-                     {"train_steps_per_second",
-                      python_repr(python_round(static_cast<double>(steps.max_steps) / runtime, 3))},
-                     {"train_loss", python_repr(total_loss / static_cast<double>(global_step))},
-                     {"epoch", python_repr(python_round(epoch_at_end, 2))}}));
+    const double loss = state.total_loss / static_cast<double>(std::max<index_t>(1, state.global_step));
+    const std::vector<std::pair<std::string, double>> speed = {
+        {"train_runtime", python_round(runtime, 4)},
+        {"train_samples_per_second", python_round(samples / runtime, 3)},
+        {"train_steps_per_second", python_round(static_cast<double>(steps_->max_steps) / runtime, 3)}};
+    log_entry summary{state.global_step, state.epochs_done, speed};
+    summary.values.emplace_back("train_loss", loss);
+    bar.print_above(log_line(summary));
     bar.close();
-    epoch_ = epoch_at_end;
-    save_model(result);
+    summary.values.emplace_back("total_flos", state.total_flos);
+    state.history.entries.push_back(std::move(summary));
+
+    metrics result;
+    result.set("epoch", state.epochs_done);
+    // With --disable_tqdm Hugging Face's plain printer takes it out of the results.
+    if (!chosen_.disable_tqdm.value_or(false)) result.set("total_flos", state.total_flos);
+    result.set("train_loss", loss);
+    for (const auto& [key, value] : speed) result.set(key, value);
+    result.set_count("train_samples", train_data_->size());
+    epoch_ = state.epochs_done;
+    if (chosen_.load_best_model_at_end) load_best(state);
+    facts_.training_is_over = true;
+    atomic_save save(chosen_.output_dir);
+    add_model(save);
+    save.add("trainer_state.json", trainer_state_json(state, facts_));
+    add_results(save, "train", result);
+    save.commit();
+    std::cerr << "Model saved in " << chosen_.output_dir << " (" << saved_type_name<Run>(saves_16_bit())
+              << ")\n";
     std::cout << result.table("train") << std::flush;
   }
 
-  /// The length to which Hugging Face's collator pads sources; total_flos counts its padding.
-  [[nodiscard]] index_t padded_source_length(index_t longest) const {
-    if (chosen_.pad_to_max_length) return chosen_.max_source_length;
-    return chosen_.fp16 ? round_up(longest, 8) : longest;
-  }
-
-  /// Parameters that take part in matmuls: all but embeddings and bias tables (an untied head counts).
-  [[nodiscard]] index_t matmul_parameters() const {
-    index_t count = 0;
-    for (const parameter_row& row : trainer_->parameters()) {
-      if (row.role != parameter_role::embedding && row.role != parameter_role::relative_bias)
-        count += row.count();
-    }
-    return count;
-  }
-
-  void save_model(const metrics& results) {
-    using stored = typename Run::param_type;
+  void add_model(atomic_save& save) {
     const bool narrow = saves_16_bit();
-    std::vector<tensor_to_save> tensors;
-    for (const parameter_row& row : trainer_->parameters()) {
-      tensor_to_save tensor;
-      tensor.name = checkpoint_name(row);
-      tensor.shape =
-          row.is_vector() ? std::vector<index_t>{row.cols} : std::vector<index_t>{row.rows, row.cols};
-      tensor.type = narrow ? dtype_of<stored> : dtype::f32;
-      tensor.write = [this, row, narrow](atomic_save& save) {
-        if (narrow) {
-          save.write(trainer_->stored(row), row.count() * static_cast<index_t>(sizeof(stored)));
-          return;
-        }
-        std::vector<float> values(static_cast<std::size_t>(row.count()));
-        trainer_->read(row, values.data());
-        save.write(values.data(), row.count() * 4);
-      };
-      tensors.push_back(std::move(tensor));
-    }
-    const char* type = !narrow ? "float32" : dtype_of<stored> == dtype::f16 ? "float16" : "bfloat16";
-    atomic_save save(chosen_.output_dir);
-    add_model_directory(save, files_.config, std::move(tensors), type, *tokenizer_files_);
-    add_results(save, "train", results);
-    save.commit();
-    std::cerr << "Model saved in " << chosen_.output_dir << " (" << type << ")\n";
+    add_model_directory(save, files_.config, model_tensors(*trainer_, narrow), saved_type_name<Run>(narrow),
+                        *tokenizer_files_);
   }
 
-  void evaluate() {
-    const clock::time_point start = clock::now();
-    const index_t batch_size = chosen_.per_device_eval_batch_size;
-    const index_t n = validation_data_->size();
-    std::cerr << "***** Running Evaluation *****\n  Num examples = " << n << "\n  Batch size = " << batch_size
-              << "\n";
-    std::vector<index_t> order(static_cast<std::size_t>(n));
-    std::iota(order.begin(), order.end(), index_t{0});
-    micro_batch batch(validation_data_->largest_batch(
-        batch_size, padding_of_labels(chosen_, chosen_.evaluation_target_length())));
-    const index_t batches = ceil_div(n, batch_size);
-    progress_bar bar("Evaluating", batches, bar_mode(chosen_));
-    double loss = 0.0;
-    for (index_t b = 0; b < batches; ++b) {
-      const index_t first = b * batch_size;
-      batch.fill(*validation_data_,
-                 std::span(order).subspan(static_cast<std::size_t>(first),
-                                          static_cast<std::size_t>(std::min(batch_size, n - first))),
-                 0, files_.config.decoder_start_token_id,
-                 padding_of_labels(chosen_, chosen_.evaluation_target_length()));
-      loss += trainer_->evaluate(batch.view());
-      bar.advance();
+  /// Writes checkpoint-<step> and removes what save_total_limit leaves no room for.
+  void save_training(const loop_state& state) {
+    const std::filesystem::path output = chosen_.output_dir;
+    if (state.best) facts_.best_model_checkpoint = (output / checkpoint_name_of(state.best->step)).string();
+    save_checkpoint(output, state.global_step, [&](atomic_save& save) {
+      add_model(save);
+      if (!chosen_.save_only_model)
+        add_training_state(save, *trainer_, !saves_16_bit(), state, fingerprint_of_data());
+      save.add("trainer_state.json", trainer_state_json(state, facts_));
+    });
+    if (chosen_.save_total_limit) {
+      const bool keeps_best = chosen_.load_best_model_at_end && state.best;
+      prune_checkpoints(output, *chosen_.save_total_limit,
+                        keeps_best ? output / checkpoint_name_of(state.best->step) : std::filesystem::path());
     }
+  }
+  [[nodiscard]] static std::string checkpoint_name_of(index_t step) {
+    return "checkpoint-" + std::to_string(step);
+  }
+
+  void load_best(const loop_state& state) {
+    if (!state.best) return;
+    const std::filesystem::path best =
+        std::filesystem::path(chosen_.output_dir) / checkpoint_name_of(state.best->step);
+    if (!std::filesystem::exists(best)) {
+      std::cerr << "warning: the best checkpoint, " << best.string()
+                << ", is not there: the last weights are saved\n";
+      return;
+    }
+    std::cerr << "Loading best model from " << best.string() << " (score: " << python_repr(state.best->metric)
+              << ").\n";
+    const tensor_archive archive = tensor_archive::open_model(best);
+    const stored_weights weights(archive, trainer_->parameters(), best.string());
+    trainer_->load([&](const parameter_row& row, float* to) { weights.of(row).read(to); });
+  }
+
+  /// An evaluation between two updates; returns whether it is the best so far.
+  bool evaluate_during_training(loop_state& state, progress_bar& bar) {
+    progress_bar inner("Evaluating", ceil_div(validation_data_->size(), chosen_.per_device_eval_batch_size),
+                       bar_mode(chosen_));
+    const evaluation_result result =
+        evaluate_dataset(*trainer_, *validation_data_, *text_,
+                         evaluation_of(evaluation_time::during_training, /*has_references=*/true), inner);
+    inner.close();
+    log_entry entry{state.global_step, state.epochs_done, {}};
+    for (const auto& [key, value] : result.values) entry.values.emplace_back("eval_" + key, value);
+    bar.print_above(log_line(entry));
+    state.history.entries.push_back(std::move(entry));
+    const double* metric = result.find(chosen_.best_metric());
+    if (metric == nullptr) return false;
+    const bool better = !state.best || (chosen_.larger_is_better() ? *metric > state.best->metric
+                                                                   : *metric < state.best->metric);
+    if (better) state.best = best_evaluation{*metric, state.global_step};
+    return better;
+  }
+
+  /// Runs one split and prints its metrics; `split` is "eval" or "predict".
+  evaluation_result run_split(const std::string& split, const tokenized_dataset& data, bool has_references) {
+    const bool predicts = split == "predict";
+    std::cerr << "***** Running " << (predicts ? "Prediction" : "Evaluation")
+              << " *****\n  Num examples = " << data.size()
+              << "\n  Batch size = " << chosen_.per_device_eval_batch_size << "\n";
+    progress_bar bar(predicts ? "Predicting" : "Evaluating",
+                     ceil_div(data.size(), chosen_.per_device_eval_batch_size), bar_mode(chosen_));
+    evaluation_result result = evaluate_dataset(*trainer_, data, *text_,
+                                                evaluation_of(evaluation_time::at_end, has_references), bar);
     bar.close();
-    const double runtime = seconds_since(start);
-    metrics result;
-    if (chosen_.do_train) {
-      result.set("epoch", epoch_);
-    } else {
-      result.set("eval_model_preparation_time", python_round(preparation_time_, 4));
-    }
-    result.set("eval_loss", loss / static_cast<double>(batches));
-    result.set("eval_runtime", python_round(runtime, 4));
-    result.set_count("eval_samples", n);
-    result.set("eval_samples_per_second", python_round(static_cast<double>(n) / runtime, 3));
-    result.set("eval_steps_per_second", python_round(static_cast<double>(batches) / runtime, 3));
+    return result;
+  }
+
+  /// The keys of <split>_results.json.
+  [[nodiscard]] metrics metrics_of(const std::string& split, const evaluation_result& result) const {
+    metrics all;
+    for (const auto& [key, value] : result.values) all.set(split + "_" + key, value);
+    all.set_count(split + "_samples", result.samples);
+    if (!chosen_.do_train) all.set(split + "_model_preparation_time", python_round(preparation_time_, 4));
+    if (chosen_.do_train && split == "eval") all.set("epoch", epoch_);
+    return all;
+  }
+  static void print_scores(const evaluation_result& result) {
+    if (!result.bleu) return;
+    char chrf[64];
+    std::snprintf(chrf, sizeof(chrf), "chrF2 = %.2f", result.chrf);
+    std::cerr << result.bleu->text() << "\n  " << bleu_signature << "\n"
+              << chrf << "\n  " << chrf_signature << "\n";
+  }
+
+  void evaluate_at_end() {
+    std::cerr << "*** Evaluate ***\n";
+    const evaluation_result result = run_split("eval", *validation_data_, /*has_references=*/true);
+    const metrics all = metrics_of("eval", result);
+    print_scores(result);
     atomic_save save(chosen_.output_dir);
-    add_results(save, "eval", result);
+    add_results(save, "eval", all);
     save.commit();
-    std::cout << result.table("eval") << std::flush;
+    std::cout << all.table("eval") << std::flush;
+  }
+
+  void predict() {
+    std::cerr << "*** Predict ***\n";
+    if (!test_has_references_) {
+      std::cerr << "the test data has rows without \"" << chosen_.target_lang
+                << "\": no loss and no BLEU are computed\n";
+    }
+    const evaluation_result result = run_split("predict", *test_data_, test_has_references_);
+    const metrics all = metrics_of("predict", result);
+    print_scores(result);
+    atomic_save save(chosen_.output_dir);
+    add_results(save, "predict", all);
+    if (chosen_.predict_with_generate) {
+      std::string lines;
+      for (std::size_t i = 0; i < result.predictions.size(); ++i)
+        lines.append(i == 0 ? "" : "\n").append(result.predictions[i]);
+      save.add("generated_predictions.txt", lines);
+    }
+    save.commit();
+    std::cout << all.table("predict") << std::flush;
   }
 
   options chosen_;
@@ -471,6 +590,10 @@ class translation_job {
   std::optional<tokenizer_to_save> tokenizer_files_;
   std::optional<tokenized_dataset> train_data_;
   std::optional<tokenized_dataset> validation_data_;
+  std::optional<tokenized_dataset> test_data_;
+  bool test_has_references_ = true;
+  std::optional<training_checkpoint> checkpoint_;  ///< to go on from; gone once training has begun
+  trainer_state_facts facts_;
   std::optional<step_arithmetic> steps_;
   std::optional<warmup_lr_schedule> ds_schedule_;
   double learning_rate_;  ///< peak

@@ -64,15 +64,6 @@ inline void check_output_directory(const options& chosen) {
     throw input_error(flag + existing.string() + " may not be written to (" + std::strerror(errno) +
                       "); name another output directory");
   }
-  if (chosen.do_train && !chosen.overwrite_output_dir && fs::is_directory(output, ignored) &&
-      !fs::is_empty(output, ignored)) {
-    throw input_error(flag + "Output directory (" + chosen.output_dir +
-                      ") already exists and is not empty. Use --overwrite_output_dir to overcome.");
-  }
-}
-
-inline pair_options pair_options_of(const options& chosen, const std::optional<index_t>& max_samples) {
-  return {chosen.source_lang, chosen.target_lang, max_samples.value_or(-1)};
 }
 
 /// How the collator of run_translation.py pads labels; lengths are those of the split at hand.
@@ -86,7 +77,8 @@ inline target_padding padding_of_labels(const options& chosen, index_t max_targe
 inline std::vector<text_pair> read_split(const options& chosen, const std::string& split,
                                          const std::optional<std::string>& file, const char* flag,
                                          const std::optional<index_t>& max_samples) {
-  const pair_options pairs = pair_options_of(chosen, max_samples);
+  const pair_options pairs{chosen.source_lang, chosen.target_lang, max_samples.value_or(-1),
+                           /*needs_targets=*/split != "test"};
   if (chosen.dataset_name) {
     const auto directory =
         resolve(hub_kind::dataset, *chosen.dataset_name, "main", cache_of(chosen), "--dataset_name");
@@ -102,8 +94,9 @@ inline std::vector<text_pair> read_split(const options& chosen, const std::strin
     return all;
   }
   if (!file) {
-    throw input_error("--do_" + std::string(split == "train" ? "train" : "eval") + " requires a " + split +
-                      " dataset: give " + flag + " or --dataset_name");
+    const char* stage = split == "train" ? "train" : split == "test" ? "predict" : "eval";
+    throw input_error("--do_" + std::string(stage) + " requires a " + split + " dataset: give " + flag +
+                      " or --dataset_name");
   }
   return read_translation_pairs(*file, pairs);
 }

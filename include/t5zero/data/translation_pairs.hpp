@@ -23,13 +23,15 @@ namespace t5zero {
 struct text_pair {
   std::string source;
   std::string target;
+  bool has_target = true;  ///< false: to be translated, no reference is known
 };
 
 /// What to read of a file.
 struct pair_options {
   std::string source_lang;  ///< the key: what stands before the first "_" ("en_XX" reads "en")
   std::string target_lang;
-  index_t max_samples = -1;  ///< the first so many rows; -1: all
+  index_t max_samples = -1;   ///< the first so many rows; -1: all
+  bool needs_targets = true;  ///< false: rows without the target language are welcome
 };
 
 namespace detail {
@@ -112,6 +114,8 @@ inline text_pair pair_of_object(const nlohmann::json& row, const pair_options& o
     if (!translation[key].is_string()) throw input_error(where + ": \"" + key + "\" is not a text");
     return translation[key].get<std::string>();
   };
+  if (!options.needs_targets && !translation.contains(language_key(options.target_lang)))
+    return {text(options.source_lang, "--source_lang"), "", false};
   return {text(options.source_lang, "--source_lang"), text(options.target_lang, "--target_lang")};
 }
 
@@ -167,7 +171,11 @@ inline nlohmann::json parse_row(std::string_view text, const std::string& where)
     reader.next(fields);
     const std::string header = at_line(reader.line());
     const std::size_t source = detail::column_of(fields, options.source_lang, "--source_lang", header);
-    const std::size_t target = detail::column_of(fields, options.target_lang, "--target_lang", header);
+    const std::string key = detail::language_key(options.target_lang);
+    const bool has_targets =
+        options.needs_targets || std::find(fields.begin(), fields.end(), key) != fields.end();
+    const std::size_t target =
+        has_targets ? detail::column_of(fields, options.target_lang, "--target_lang", header) : source;
     const std::size_t columns = fields.size();
     while (!full() && reader.next(fields)) {
       const std::string here = at_line(reader.line());
@@ -179,7 +187,7 @@ inline nlohmann::json parse_row(std::string_view text, const std::string& where)
       for (const std::size_t column : {source, target}) {
         detail::check_utf8(fields[column], here + ": column " + std::to_string(column + 1));
       }
-      pairs.push_back({fields[source], fields[target]});
+      pairs.push_back({fields[source], has_targets ? fields[target] : "", has_targets});
     }
   } else {
     std::string line;

@@ -97,7 +97,8 @@ class atomic_save {
 
  private:
   [[nodiscard]] std::string temporary(const std::string& name) const {
-    return (directory_ / ("." + name + ".partial")).string();
+    // The process in the name: two programs that save in one directory do not write each other's files.
+    return (directory_ / ("." + name + "." + std::to_string(::getpid()) + ".partial")).string();
   }
   void finish_current() {
     if (descriptor_ < 0) return;

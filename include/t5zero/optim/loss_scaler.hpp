@@ -35,38 +35,49 @@ struct loss_scaler_options {
   }
 };
 
+/// What a scaler has learnt so far.
+struct loss_scaler_state {
+  double scale = 1.0;
+  int hysteresis = 1;
+  index_t iteration = 0;
+  index_t last_overflow = -1;
+  index_t clean = 0;  ///< updates in a row, grad_scaler only
+};
+
 /// Asked once for each update. t5zero unscales with the scale that backward used, also on the step that grows
 /// it; DeepSpeed divides by the new scale there, which halves that step's gradients unless clipping undoes
 /// it.
 class loss_scaler {
  public:
   explicit loss_scaler(const loss_scaler_options& options = {})
-      : options_(options), scale_(options.initial_scale), hysteresis_(options.hysteresis) {}
+      : options_(options), state_{.scale = options.initial_scale, .hysteresis = options.hysteresis} {}
 
-  [[nodiscard]] double scale() const { return scale_; }
-  [[nodiscard]] int hysteresis() const { return hysteresis_; }
+  [[nodiscard]] double scale() const { return state_.scale; }
+  [[nodiscard]] int hysteresis() const { return state_.hysteresis; }
+  [[nodiscard]] const loss_scaler_state& state() const { return state_; }
+  void restore(const loss_scaler_state& state) { state_ = state; }
 
   /// Throws numeric_error if the scale cannot be lowered further.
   void update(bool overflow) {
     if (!options_.dynamic) return;
     if (options_.rule == loss_scale_rule::grad_scaler) return update_as_grad_scaler(overflow);
     if (overflow) {
-      if (options_.hysteresis == 1 || hysteresis_ == 1) {
-        if (scale_ <= options_.minimum_scale) throw_at_minimum();
-        scale_ = std::max(scale_ / 2.0, options_.minimum_scale);
+      if (options_.hysteresis == 1 || state_.hysteresis == 1) {
+        if (state_.scale <= options_.minimum_scale) throw_at_minimum();
+        state_.scale = std::max(state_.scale / 2.0, options_.minimum_scale);
       } else {
-        --hysteresis_;
+        --state_.hysteresis;
       }
-      last_overflow_ = iteration_;
+      state_.last_overflow = state_.iteration;
     } else {
-      if (options_.consecutive_hysteresis) hysteresis_ = options_.hysteresis;
-      const index_t stable = iteration_ - last_overflow_ - 1;
+      if (options_.consecutive_hysteresis) state_.hysteresis = options_.hysteresis;
+      const index_t stable = state_.iteration - state_.last_overflow - 1;
       if (stable > 0 && stable % options_.window == 0) {
-        if (!options_.consecutive_hysteresis) hysteresis_ = options_.hysteresis;
-        scale_ *= 2.0;
+        if (!options_.consecutive_hysteresis) state_.hysteresis = options_.hysteresis;
+        state_.scale *= 2.0;
       }
     }
-    ++iteration_;
+    ++state_.iteration;
   }
 
  private:
@@ -79,21 +90,17 @@ class loss_scaler {
   void update_as_grad_scaler(bool overflow) {
     if (overflow) {
       // PyTorch has no floor; a scale that fp32 cannot hold has failed at every value.
-      if (scale_ < 2.0 * static_cast<double>(std::numeric_limits<float>::min())) throw_at_minimum();
-      scale_ /= 2.0;
-      clean_ = 0;
-    } else if (++clean_ == options_.window) {
-      scale_ *= 2.0;
-      clean_ = 0;
+      if (state_.scale < 2.0 * static_cast<double>(std::numeric_limits<float>::min())) throw_at_minimum();
+      state_.scale /= 2.0;
+      state_.clean = 0;
+    } else if (++state_.clean == options_.window) {
+      state_.scale *= 2.0;
+      state_.clean = 0;
     }
   }
 
   loss_scaler_options options_;
-  double scale_;
-  int hysteresis_;
-  index_t iteration_ = 0;
-  index_t last_overflow_ = -1;
-  index_t clean_ = 0;  ///< updates in a row, grad_scaler only
+  loss_scaler_state state_;
 };
 
 }  // namespace t5zero

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <t5zero/core/integers.hpp>
+#include <t5zero/train/python_repr.hpp>
 
 namespace t5zero {
 
@@ -34,5 +35,12 @@ struct log_history {
   std::vector<log_entry> entries;
   std::vector<update_record> updates;
 };
+
+/// As Trainer prints it: {'loss': 4.1234, ..., 'epoch': 0.5}; the epoch rounded to two places.
+[[nodiscard]] inline std::string log_line(const log_entry& entry) {
+  std::string text = "{";
+  for (const auto& [key, value] : entry.values) text += "'" + key + "': " + python_repr(value) + ", ";
+  return text + "'epoch': " + python_repr(python_round(entry.epoch, 2)) + "}";
+}
 
 }  // namespace t5zero

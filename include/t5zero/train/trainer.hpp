@@ -47,6 +47,14 @@ struct update_result {
   bool skipped = false;    ///< a 16-bit gradient was not finite: weights, moments and schedule stay
 };
 
+/// What a trainer counts; with its tensors (for_each_state) and the options, all that the next updates depend
+/// on.
+struct trainer_counters {
+  index_t applied_updates = 0;
+  std::uint32_t micro_step = 0;  ///< dropout's
+  loss_scaler_state scaler;
+};
+
 /// Trains one model of type Run on one rank.
 template <class Run>
 class trainer {
@@ -127,6 +135,27 @@ class trainer {
       }
     }
     if (wide_weights() != nullptr) publish_weights();
+  }
+
+  /// Calls use(kind, row, float* values [row.count()]) for each fp32 tensor of the state: "weights" (masters
+  /// where there are any), "first_moments", "second_moments". What `use` writes is the state; call
+  /// `restored` after it. Between two updates only.
+  template <class Use>
+  void for_each_state(const Use& use) const {
+    require(options_.trains && micro_batches_ == 0, "trainer: its state is whole between two updates only");
+    for (const parameter_row& row : table_) {
+      use("weights", row, wide_weights() + row.offset);
+      use("first_moments", row, first_moments() + row.offset);
+      use("second_moments", row, second_moments() + row.offset);
+    }
+  }
+  [[nodiscard]] trainer_counters counters() const { return {applied_updates_, micro_step_, scaler_.state()}; }
+  /// After for_each_state has written the tensors: goes on from there.
+  void restored(const trainer_counters& counters) {
+    applied_updates_ = counters.applied_updates;
+    micro_step_ = counters.micro_step;
+    scaler_.restore(counters.scaler);
+    publish_weights();
   }
 
   /// The fp32 values of a tensor: masters where there are any. to: [row.count()].

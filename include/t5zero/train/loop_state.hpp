@@ -1,0 +1,32 @@
+// Where a training loop stands, between two updates: all that a resumed run needs beside the trainer's state.
+#pragma once
+
+#include <limits>
+#include <optional>
+#include <string>
+
+#include <t5zero/core/integers.hpp>
+#include <t5zero/train/log_history.hpp>
+
+namespace t5zero {
+
+/// The best evaluation so far, by metric_for_best_model.
+struct best_evaluation {
+  double metric = 0.0;
+  index_t step = 0;
+};
+
+struct loop_state {
+  index_t global_step = 0;   ///< updates done, skipped ones included
+  index_t epoch = 0;         ///< of the next micro-batch, from 0
+  index_t batch = 0;         ///< the next micro-batch of that epoch, from 0
+  double epochs_done = 0.0;  ///< with the fraction of the epoch at hand
+  double total_loss = 0.0;   ///< sum of all updates' losses
+  double window_loss = 0.0;  ///< sum since the last log line
+  index_t window_updates = 0;
+  double total_flos = 0.0;  ///< floating-point operations, as Hugging Face counts them
+  std::optional<best_evaluation> best;
+  log_history history;
+};
+
+}  // namespace t5zero

@@ -1,0 +1,343 @@
+// What a checkpoint holds beside the model directory: t5zero_state.safetensors (fp32 slices of weights and
+// moments) and t5zero_checkpoint.json, the manifest. A slice is named by kind, tensor and first element, so
+// that another number of ranks or another ZeRO stage can gather its own part later.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <t5zero/core/error.hpp>
+#include <t5zero/io/atomic_save.hpp>
+#include <t5zero/io/safetensors.hpp>
+#include <t5zero/io/strict_json.hpp>
+#include <t5zero/train/loop_state.hpp>
+#include <t5zero/train/model_saving.hpp>
+#include <t5zero/train/trainer.hpp>
+
+namespace t5zero {
+
+/// What must be the same for a run to go on: the order of the examples depends on it.
+struct data_fingerprint {
+  index_t examples = 0;
+  index_t batch_size = 0;
+  index_t gradient_accumulation = 0;
+  std::uint32_t order_seed = 0;
+};
+
+namespace detail {
+
+inline constexpr const char* manifest_file = "t5zero_checkpoint.json";
+inline constexpr const char* state_file = "t5zero_state.safetensors";
+inline constexpr index_t checkpoint_version = 1;
+
+/// JSON has no NaN or infinity.
+[[nodiscard]] inline nlohmann::json exact_number(double value) {
+  if (std::isfinite(value)) return value;
+  return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
+}
+
+/// A manifest that is read key by key; a missing or mistyped key names the file.
+class manifest_reader {
+ public:
+  manifest_reader(nlohmann::json json, std::string file) : json_(std::move(json)), file_(std::move(file)) {}
+
+  [[nodiscard]] manifest_reader at(const char* key) const { return {value(key), file_}; }
+  [[nodiscard]] bool has(const char* key) const {
+    return json_.is_object() && json_.contains(key) && !json_[key].is_null();
+  }
+  [[nodiscard]] double number(const char* key) const {
+    const nlohmann::json& found = value(key);
+    if (found.is_number()) return found.get<double>();
+    if (found == "nan") return std::numeric_limits<double>::quiet_NaN();
+    if (found == "inf") return std::numeric_limits<double>::infinity();
+    if (found == "-inf") return -std::numeric_limits<double>::infinity();
+    damaged(key, "is no number");
+  }
+  [[nodiscard]] index_t integer(const char* key, index_t least = 0) const {
+    const nlohmann::json& found = value(key);
+    if (!found.is_number_integer() || found.get<std::int64_t>() < least) damaged(key, "is no count");
+    return found.get<index_t>();
+  }
+  [[nodiscard]] std::string text(const char* key) const {
+    if (!value(key).is_string()) damaged(key, "is no text");
+    return value(key).get<std::string>();
+  }
+  [[nodiscard]] const nlohmann::json& array(const char* key) const {
+    if (!value(key).is_array()) damaged(key, "is no array");
+    return value(key);
+  }
+  [[noreturn]] void damaged(const char* key, const char* what) const {
+    throw input_error(file_ + ": \"" + key + "\" " + what + "; the checkpoint is damaged");
+  }
+
+ private:
+  [[nodiscard]] const nlohmann::json& value(const char* key) const {
+    if (!json_.is_object() || !json_.contains(key)) damaged(key, "is missing");
+    return json_[key];
+  }
+
+  nlohmann::json json_;
+  std::string file_;
+};
+
+[[nodiscard]] inline nlohmann::json to_json(const log_history& history) {
+  nlohmann::json entries = nlohmann::json::array();
+  for (const log_entry& entry : history.entries) {
+    nlohmann::json values = nlohmann::json::array();
+    for (const auto& [key, value] : entry.values) values.push_back({key, exact_number(value)});
+    entries.push_back({{"step", entry.step}, {"epoch", entry.epoch}, {"values", values}});
+  }
+  nlohmann::json updates = nlohmann::json::array();
+  for (const update_record& u : history.updates) {
+    updates.push_back({u.step, exact_number(u.loss), exact_number(u.grad_norm), u.learning_rate, u.loss_scale,
+                       u.seconds, u.tokens, u.skipped});
+  }
+  return {{"entries", entries}, {"updates", updates}};
+}
+
+[[nodiscard]] inline double number_of(const nlohmann::json& value) {
+  if (value.is_number()) return value.get<double>();
+  return value == "inf"    ? std::numeric_limits<double>::infinity()
+         : value == "-inf" ? -std::numeric_limits<double>::infinity()
+                           : std::numeric_limits<double>::quiet_NaN();
+}
+
+[[nodiscard]] inline log_history history_of(const manifest_reader& manifest) {
+  log_history history;
+  try {
+    for (const nlohmann::json& entry : manifest.array("entries")) {
+      log_entry read;
+      read.step = entry.at("step").get<index_t>();
+      read.epoch = entry.at("epoch").get<double>();
+      for (const nlohmann::json& pair : entry.at("values"))
+        read.values.emplace_back(pair.at(0).get<std::string>(), number_of(pair.at(1)));
+      history.entries.push_back(std::move(read));
+    }
+    for (const nlohmann::json& u : manifest.array("updates")) {
+      history.updates.push_back({u.at(0).get<index_t>(), number_of(u.at(1)), number_of(u.at(2)),
+                                 u.at(3).get<double>(), u.at(4).get<double>(), u.at(5).get<double>(),
+                                 u.at(6).get<index_t>(), u.at(7).get<bool>()});
+    }
+  } catch (const nlohmann::json::exception&) {
+    manifest.damaged("updates", "or \"entries\" cannot be read");
+  }
+  return history;
+}
+
+[[nodiscard]] inline std::string slice_name(std::string_view kind, const parameter_row& row, index_t first) {
+  return std::string(kind) + "/" + checkpoint_name(row) + "/" + std::to_string(first);
+}
+
+}  // namespace detail
+
+/// Adds the state files to a save. weights_are_in_model: the model directory beside them holds the fp32
+/// weights, so they are not written twice.
+template <class Run>
+void add_training_state(atomic_save& save, const trainer<Run>& trained, bool weights_are_in_model,
+                        const loop_state& state, const data_fingerprint& data) {
+  std::vector<tensor_to_save> tensors;
+  trained.for_each_state([&](std::string_view kind, const parameter_row& row, const float* values) {
+    if (kind == "weights" && weights_are_in_model) return;
+    tensor_to_save tensor;
+    tensor.name = detail::slice_name(kind, row, 0);
+    tensor.shape = {row.count()};
+    tensor.write = [values, count = row.count()](atomic_save& to) { to.write(values, count * 4); };
+    tensors.push_back(std::move(tensor));
+  });
+  detail::write_safetensors(save, detail::state_file, tensors);
+  const model_shape& shape = trained.shape();
+  const trainer_counters counters = trained.counters();
+  const loss_scaler_state& scaler = counters.scaler;
+  nlohmann::json best;
+  if (state.best) best = {{"metric", detail::exact_number(state.best->metric)}, {"step", state.best->step}};
+  const nlohmann::json manifest = {{"format", "t5zero checkpoint"},
+                                   {"version", detail::checkpoint_version},
+                                   {"run",
+                                    {{"model", Run::model::name},
+                                     {"zero", Run::zero::name},
+                                     {"precision", Run::precision::name},
+                                     {"backend", Run::backend::name},
+                                     {"world_size", 1}}},
+                                   {"shape",
+                                    {{"d_model", shape.d_model},
+                                     {"d_kv", shape.d_kv},
+                                     {"d_ff", shape.d_ff},
+                                     {"n_heads", shape.n_heads},
+                                     {"n_encoder_layers", shape.n_encoder_layers},
+                                     {"n_decoder_layers", shape.n_decoder_layers},
+                                     {"vocab_size", shape.vocab_size}}},
+                                   {"weights_in", weights_are_in_model ? "model" : detail::state_file},
+                                   {"counters",
+                                    {{"applied_updates", counters.applied_updates},
+                                     {"micro_step", counters.micro_step},
+                                     {"loss_scale", scaler.scale},
+                                     {"hysteresis", scaler.hysteresis},
+                                     {"scaler_iteration", scaler.iteration},
+                                     {"last_overflow", scaler.last_overflow},
+                                     {"clean_updates", scaler.clean}}},
+                                   {"data",
+                                    {{"examples", data.examples},
+                                     {"per_device_train_batch_size", data.batch_size},
+                                     {"gradient_accumulation_steps", data.gradient_accumulation},
+                                     {"data_seed", data.order_seed}}},
+                                   {"loop",
+                                    {{"global_step", state.global_step},
+                                     {"epoch", state.epoch},
+                                     {"batch", state.batch},
+                                     {"epochs_done", state.epochs_done},
+                                     {"total_loss", detail::exact_number(state.total_loss)},
+                                     {"window_loss", detail::exact_number(state.window_loss)},
+                                     {"window_updates", state.window_updates},
+                                     {"total_flos", state.total_flos},
+                                     {"best", best}}},
+                                   {"history", detail::to_json(state.history)}};
+  save.add(detail::manifest_file, manifest.dump(1) + "\n");
+}
+
+/// A checkpoint that was read and checked; nothing is in a trainer yet.
+class training_checkpoint {
+ public:
+  /// Throws input_error: no checkpoint of t5zero, damaged (file and key), of another version.
+  explicit training_checkpoint(std::filesystem::path directory)
+      : directory_(std::move(directory)), manifest_(read_manifest(directory_)) {
+    const auto wrong = [&](const std::string& what) {
+      throw input_error((directory_ / detail::manifest_file).string() + ": " + what);
+    };
+    if (manifest_.text("format") != "t5zero checkpoint") wrong("not a checkpoint of t5zero");
+    if (manifest_.integer("version") != detail::checkpoint_version) {
+      wrong("version " + std::to_string(manifest_.integer("version")) + "; version " +
+            std::to_string(detail::checkpoint_version) + " is known: use the t5zero that wrote it");
+    }
+    const detail::manifest_reader loop = manifest_.at("loop");
+    state_.global_step = loop.integer("global_step");
+    state_.epoch = loop.integer("epoch");
+    state_.batch = loop.integer("batch");
+    state_.epochs_done = loop.number("epochs_done");
+    state_.total_loss = loop.number("total_loss");
+    state_.window_loss = loop.number("window_loss");
+    state_.window_updates = loop.integer("window_updates");
+    state_.total_flos = loop.number("total_flos");
+    if (loop.has("best"))
+      state_.best = best_evaluation{loop.at("best").number("metric"), loop.at("best").integer("step")};
+    state_.history = detail::history_of(manifest_.at("history"));
+    const detail::manifest_reader data = manifest_.at("data");
+    data_ = {data.integer("examples"), data.integer("per_device_train_batch_size"),
+             data.integer("gradient_accumulation_steps"),
+             static_cast<std::uint32_t>(data.integer("data_seed"))};
+  }
+
+  [[nodiscard]] const std::filesystem::path& directory() const { return directory_; }
+  [[nodiscard]] const loop_state& state() const { return state_; }
+
+  /// Throws input_error naming both values if the run's data differs.
+  void check(const data_fingerprint& now) const {
+    const auto compare = [&](const char* flag, auto then, auto today, const char* repair) {
+      if (then == today) return;
+      throw input_error(directory_.string() + ": " + flag + " was " + std::to_string(then) +
+                        " when this checkpoint was written and is " + std::to_string(today) +
+                        " now, so the run cannot go on from the same place; " + repair +
+                        ", or start a new run from its weights with --model_name_or_path " +
+                        directory_.string());
+    };
+    compare("the number of training examples", data_.examples, now.examples,
+            "give the same data (and --max_train_samples)");
+    compare("--per_device_train_batch_size", data_.batch_size, now.batch_size, "give the same");
+    compare("--gradient_accumulation_steps", data_.gradient_accumulation, now.gradient_accumulation,
+            "give the same");
+    compare("the seed of the order (--data_seed or --seed)", data_.order_seed, now.order_seed,
+            "give the same");
+  }
+
+  /// Loads weights, moments and counters. Everything is checked before anything is written.
+  template <class Run>
+  void load(trainer<Run>& trained) const {
+    check_run<Run>(trained.shape());
+    tensor_archive state;
+    state.add(directory_ / detail::state_file);
+    const bool weights_in_model = manifest_.text("weights_in") == "model";
+    std::optional<tensor_archive> model;
+    if (weights_in_model) model.emplace(tensor_archive::open_model(directory_));
+    const auto find = [&](std::string_view kind, const parameter_row& row) -> const stored_tensor& {
+      const bool in_model = kind == "weights" && weights_in_model;
+      const std::string name = in_model ? checkpoint_name(row) : detail::slice_name(kind, row, 0);
+      const stored_tensor* tensor = in_model ? model->find(name) : state.find(name);
+      if (tensor == nullptr || tensor->count() != row.count() || tensor->type != dtype::f32) {
+        throw input_error(directory_.string() + ": " + name +
+                          (tensor == nullptr ? " is missing" : " has another size or type") +
+                          "; the checkpoint is damaged or of another model");
+      }
+      return *tensor;
+    };
+    trained.for_each_state(
+        [&](std::string_view kind, const parameter_row& row, const float*) { (void)find(kind, row); });
+    const detail::manifest_reader counters = manifest_.at("counters");
+    trainer_counters restored;
+    restored.applied_updates = counters.integer("applied_updates");
+    restored.micro_step = static_cast<std::uint32_t>(counters.integer("micro_step"));
+    restored.scaler = {counters.number("loss_scale"), static_cast<int>(counters.integer("hysteresis")),
+                       counters.integer("scaler_iteration"), counters.integer("last_overflow", -1),
+                       counters.integer("clean_updates")};
+    trained.for_each_state([&](std::string_view kind, const parameter_row& row, float* values) {
+      find(kind, row).read(values);
+    });
+    trained.restored(restored);
+  }
+
+ private:
+  static detail::manifest_reader read_manifest(const std::filesystem::path& directory) {
+    const std::filesystem::path file = directory / detail::manifest_file;
+    if (!std::filesystem::is_directory(directory)) {
+      throw input_error("Can't find a valid checkpoint at " + directory.string() +
+                        "; give a directory such as output_dir/checkpoint-500");
+    }
+    if (!std::filesystem::exists(file)) {
+      throw input_error("Can't find a valid checkpoint at " + directory.string() + ": it has no " +
+                        detail::manifest_file +
+                        " (another program's, or --save_only_model); start a new run from its weights with "
+                        "--model_name_or_path");
+    }
+    return {read_strict_json(file), file.string()};
+  }
+
+  template <class Run>
+  void check_run(const model_shape& now) const {
+    const detail::manifest_reader shape = manifest_.at("shape");
+    const auto compare = [&](const char* name, index_t value) {
+      if (shape.integer(name) == value) return;
+      throw input_error(directory_.string() + ": a checkpoint of another model: its " + name + " is " +
+                        std::to_string(shape.integer(name)) + ", this run's is " + std::to_string(value));
+    };
+    compare("d_model", now.d_model);
+    compare("d_kv", now.d_kv);
+    compare("d_ff", now.d_ff);
+    compare("n_heads", now.n_heads);
+    compare("n_encoder_layers", now.n_encoder_layers);
+    compare("n_decoder_layers", now.n_decoder_layers);
+    compare("vocab_size", now.vocab_size);
+    const std::string precision = manifest_.at("run").text("precision");
+    if (precision != Run::precision::name) {
+      throw input_error(directory_.string() + ": a checkpoint of a run in " + precision +
+                        ", this one is in " + std::string(Run::precision::name) +
+                        "; give the same precision, or start a new run from its weights with "
+                        "--model_name_or_path " +
+                        directory_.string());
+    }
+  }
+
+  std::filesystem::path directory_;
+  detail::manifest_reader manifest_;
+  loop_state state_;
+  data_fingerprint data_;
+};
+
+}  // namespace t5zero

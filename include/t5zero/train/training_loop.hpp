@@ -1,0 +1,223 @@
+// The training loop: epochs, micro-batches, updates; what is logged, evaluated and saved when. It knows
+// neither files nor options: what happens at an event is the caller's.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <iostream>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <t5zero/core/integers.hpp>
+#include <t5zero/data/batcher.hpp>
+#include <t5zero/data/sampler.hpp>
+#include <t5zero/train/interval.hpp>
+#include <t5zero/train/loop_state.hpp>
+#include <t5zero/train/progress_bar.hpp>
+#include <t5zero/train/python_repr.hpp>
+#include <t5zero/train/report.hpp>
+#include <t5zero/train/step_arithmetic.hpp>
+#include <t5zero/train/stop_signal.hpp>
+#include <t5zero/train/trainer.hpp>
+
+namespace t5zero {
+
+/// Steps are updates; an interval counts only under its strategy `steps`.
+struct loop_options {
+  index_t batch_size = 8;
+  index_t gradient_accumulation = 1;
+  std::uint32_t order_seed = 42;
+  std::int32_t decoder_start_token_id = 0;
+  target_padding padding;
+  bool rounds_sources_to_8 = false;  ///< as Hugging Face's collator under fp16; counts in total_flos only
+  index_t fixed_source_length = 0;   ///< pad_to_max_length; counts in total_flos only
+  bool replaces_nan_in_logs = true;  ///< logging_nan_inf_filter
+  interval_strategy logging = interval_strategy::steps;
+  index_t log_every = 500;
+  bool logs_first_step = false;
+  interval_strategy evaluating = interval_strategy::no;
+  index_t evaluate_every = 500;
+  double evaluation_delay = 0.0;  ///< updates (steps) or epochs (epoch) before the first evaluation
+  bool evaluates_on_start = false;
+  interval_strategy saving = interval_strategy::no;
+  index_t save_every = 500;
+};
+
+/// What the loop calls. evaluate: evaluates, appends to the state's history and returns whether it is the
+/// best so far. save: writes a checkpoint of the state.
+struct loop_events {
+  std::function<double(index_t applied_updates)> learning_rate;
+  std::function<bool(loop_state&, progress_bar&)> evaluate;
+  std::function<void(const loop_state&)> save;
+};
+
+/// How training ended.
+struct loop_result {
+  int stopped_by = 0;    ///< signal that ended it before its last update; 0: none
+  double seconds = 0.0;  ///< of this call
+  index_t updates = 0;   ///< of this call
+};
+
+/// Trains on `data` from where `state` stands to steps.max_steps.
+template <class Run>
+class training_loop {
+ public:
+  training_loop(trainer<Run>& trained, const tokenized_dataset& data, const batch_shape& largest,
+                const step_arithmetic& steps, const loop_options& options, loop_events events)
+      : trainer_(&trained),
+        data_(&data),
+        steps_(steps),
+        options_(options),
+        events_(std::move(events)),
+        batch_(largest) {
+    for (const parameter_row& row : trained.parameters()) {
+      // All that takes part in matmuls: an untied head counts, embeddings and bias tables do not.
+      if (row.role != parameter_role::embedding && row.role != parameter_role::relative_bias)
+        matmul_parameters_ += row.count();
+    }
+  }
+
+  loop_result run(loop_state& state, progress_bar& bar) {
+    const clock::time_point start = clock::now();
+    loop_result result;
+    const index_t first_step = state.global_step;
+    bar.advance(state.global_step);
+    if (options_.evaluates_on_start && state.global_step == 0) events_.evaluate(state, bar);
+    while (state.global_step < steps_.max_steps && result.stopped_by == 0) {
+      const std::vector<index_t> order =
+          epoch_order(data_->size(), options_.order_seed, static_cast<std::uint32_t>(state.epoch));
+      while (state.batch < steps_.batches_per_epoch && state.global_step < steps_.max_steps &&
+             result.stopped_by == 0) {
+        update(state, order, bar);
+        result.stopped_by = after_update(state, bar);
+      }
+      if (state.batch == steps_.batches_per_epoch) {
+        state.batch = 0;
+        ++state.epoch;
+      }
+    }
+    result.seconds = seconds_since(start);
+    result.updates = state.global_step - first_step;
+    return result;
+  }
+
+ private:
+  using clock = std::chrono::steady_clock;
+
+  static double seconds_since(clock::time_point start) {
+    return std::chrono::duration<double>(clock::now() - start).count();
+  }
+
+  /// The micro-batches of one update, and the update.
+  void update(loop_state& state, const std::vector<index_t>& order, progress_bar& bar) {
+    const clock::time_point start = clock::now();
+    // The short group at the end of an epoch is a mean over its own micro-batches (transformers 4.55).
+    const index_t group = std::min(options_.gradient_accumulation, steps_.batches_per_epoch - state.batch);
+    double update_loss = 0.0;
+    update_record record;
+    for (index_t in_update = 0; in_update < group; ++in_update, ++state.batch) {
+      const index_t first = state.batch * options_.batch_size;
+      const index_t count = std::min(options_.batch_size, data_->size() - first);
+      batch_.fill(*data_,
+                  std::span(order).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+                  static_cast<std::uint32_t>(in_update * options_.batch_size),
+                  options_.decoder_start_token_id, options_.padding);
+      const batch_view view = batch_.view();
+      double loss = trainer_->train_micro_batch(view, group) / static_cast<double>(group);
+      if (!std::isfinite(loss) && options_.replaces_nan_in_logs) {
+        loss = (state.window_loss + update_loss) / static_cast<double>(1 + state.window_updates);
+      }
+      update_loss += loss;
+      record.tokens += view.source.tokens + view.target.tokens;
+      state.total_flos +=
+          6.0 * static_cast<double>(padded_source_length(view.source.max_length) * view.source.batch) *
+          static_cast<double>(matmul_parameters_);
+    }
+    record.learning_rate = events_.learning_rate(trainer_->applied_updates());
+    last_ = trainer_->update(record.learning_rate);
+    ++state.global_step;
+    state.epochs_done = static_cast<double>(state.epoch) +
+                        static_cast<double>(state.batch) / static_cast<double>(steps_.batches_per_epoch);
+    state.total_loss += update_loss;
+    state.window_loss += update_loss;
+    ++state.window_updates;
+    record.step = state.global_step;
+    record.loss = update_loss;
+    record.grad_norm = last_.grad_norm;
+    record.loss_scale = trainer_->loss_scale();
+    record.skipped = last_.skipped;
+    record.seconds = seconds_since(start);
+    state.history.updates.push_back(record);
+    bar.advance();
+    if (last_.skipped) {
+      bar.print_above(
+          Run::precision::needs_loss_scale
+              ? "OVERFLOW! Skipping step. The loss scale is now " + python_repr(trainer_->loss_scale())
+              : std::string("The gradients are not finite: skipping step"),
+          std::cerr);
+    }
+  }
+
+  /// Logs, evaluates and saves, in Hugging Face's order. Returns the signal that asks to stop, or 0.
+  int after_update(loop_state& state, progress_bar& bar) {
+    const index_t step = state.global_step;
+    const bool is_last = step == steps_.max_steps;
+    const bool ends_epoch = state.batch == steps_.batches_per_epoch || is_last;
+    const auto is_due = [&](interval_strategy strategy, index_t every) {
+      return (strategy == interval_strategy::steps && step % every == 0) ||
+             (strategy == interval_strategy::epoch && ends_epoch);
+    };
+    if (is_due(options_.logging, options_.log_every) ||
+        (options_.logging == interval_strategy::steps && step == 1 && options_.logs_first_step)) {
+      log(state, bar);
+    }
+    bool is_best = false;
+    const double waited =
+        options_.evaluating == interval_strategy::epoch ? state.epochs_done : static_cast<double>(step);
+    if (is_due(options_.evaluating, options_.evaluate_every) && waited >= options_.evaluation_delay) {
+      is_best = events_.evaluate(state, bar);
+    }
+    const bool saves = is_due(options_.saving, options_.save_every) ||
+                       (options_.saving == interval_strategy::steps && is_last) ||
+                       (options_.saving == interval_strategy::best && is_best);
+    const int signal = is_last ? 0 : stop_signal::number();
+    if (saves || signal != 0) events_.save(state);
+    return signal;
+  }
+
+  void log(loop_state& state, progress_bar& bar) {
+    log_entry entry;
+    entry.step = state.global_step;
+    entry.epoch = state.epochs_done;
+    // The rate is read after its step: that of the next update (transformers up to 4.50).
+    const double rate = events_.learning_rate(trainer_->applied_updates());
+    entry.values = {{"loss", python_round(state.window_loss / static_cast<double>(state.window_updates), 4)},
+                    {"grad_norm", last_.grad_norm},
+                    {"learning_rate", rate}};
+    bar.print_above(log_line(entry));
+    state.history.entries.push_back(std::move(entry));
+    state.window_loss = 0.0;
+    state.window_updates = 0;
+  }
+
+  /// The length to which Hugging Face's collator pads sources; total_flos counts its padding.
+  [[nodiscard]] index_t padded_source_length(index_t longest) const {
+    if (options_.fixed_source_length > 0) return options_.fixed_source_length;
+    return options_.rounds_sources_to_8 ? round_up(longest, 8) : longest;
+  }
+
+  trainer<Run>* trainer_;
+  const tokenized_dataset* data_;
+  step_arithmetic steps_;
+  loop_options options_;
+  loop_events events_;
+  micro_batch batch_;
+  index_t matmul_parameters_ = 0;
+  update_result last_;
+};
+
+}  // namespace t5zero

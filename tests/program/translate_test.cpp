@@ -1,0 +1,157 @@
+// Prediction and the programs that translate, from text files to text files.
+#include <algorithm>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "catch.hpp"
+#include "program/child.hpp"
+
+using t5zero_test::content_of;
+using t5zero_test::outcome;
+using t5zero_test::sandbox;
+
+namespace {
+
+namespace fs = std::filesystem;
+using words = std::vector<std::string>;
+
+const std::string bin = T5ZERO_BIN_DIR;
+
+}  // namespace
+
+TEST_CASE("every file of a training, evaluation and prediction, with its keys", "[program]") {
+  const sandbox place;
+  const std::string data = std::string(T5ZERO_SOURCE_DIR) + "/examples/data/en-ro/";
+  const outcome ended = place.run({bin + "/t5_tiny_plain",
+                                   "--from_scratch",
+                                   "--config_name",
+                                   "t5-tiny",
+                                   "--source_lang",
+                                   "en",
+                                   "--target_lang",
+                                   "ro",
+                                   "--train_file",
+                                   data + "train.jsonl",
+                                   "--validation_file",
+                                   data + "validation.jsonl",
+                                   "--test_file",
+                                   data + "test.jsonl",
+                                   "--do_train",
+                                   "--do_eval",
+                                   "--do_predict",
+                                   "--predict_with_generate",
+                                   "--max_steps",
+                                   "6",
+                                   "--save_steps",
+                                   "4",
+                                   "--logging_steps",
+                                   "2",
+                                   "--output_dir",
+                                   "out",
+                                   "--generation_max_length",
+                                   "12",
+                                   "--num_beams",
+                                   "2"});
+  INFO(ended.err);
+  REQUIRE(ended.code == 0);
+  const fs::path out = place.work() / "out";
+  for (const char* name :
+       {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json", "special_tokens_map.json", "spiece.model", "trainer_state.json",
+        "generated_predictions.txt", "checkpoint-4/model.safetensors", "checkpoint-4/trainer_state.json",
+        "checkpoint-6/config.json"}) {
+    CAPTURE(name);
+    CHECK(fs::exists(out / name));
+  }
+  const auto keys = [&](const char* name) {
+    const nlohmann::json json = nlohmann::json::parse(content_of(out / name));
+    words found;
+    for (const auto& [key, value] : json.items()) found.push_back(key);
+    return found;
+  };
+  const words train = {"epoch",
+                       "total_flos",
+                       "train_loss",
+                       "train_runtime",
+                       "train_samples",
+                       "train_samples_per_second",
+                       "train_steps_per_second"};
+  const words eval = {"epoch",
+                      "eval_bleu",
+                      "eval_gen_len",
+                      "eval_loss",
+                      "eval_runtime",
+                      "eval_samples",
+                      "eval_samples_per_second",
+                      "eval_steps_per_second"};
+  const words predict = {"predict_bleu",
+                         "predict_gen_len",
+                         "predict_loss",
+                         "predict_runtime",
+                         "predict_samples",
+                         "predict_samples_per_second",
+                         "predict_steps_per_second"};
+  CHECK(keys("train_results.json") == train);
+  CHECK(keys("eval_results.json") == eval);
+  CHECK(keys("predict_results.json") == predict);
+  words all = eval;
+  all.insert(all.end(), predict.begin(), predict.end());
+  all.insert(all.end(), train.begin() + 1, train.end());
+  CHECK(keys("all_results.json") == all);
+  const words state = {"best_global_step",
+                       "best_metric",
+                       "best_model_checkpoint",
+                       "epoch",
+                       "eval_steps",
+                       "global_step",
+                       "is_hyper_param_search",
+                       "is_local_process_zero",
+                       "is_world_process_zero",
+                       "log_history",
+                       "logging_steps",
+                       "max_steps",
+                       "num_input_tokens_seen",
+                       "num_train_epochs",
+                       "save_steps",
+                       "stateful_callbacks",
+                       "total_flos",
+                       "train_batch_size",
+                       "trial_name",
+                       "trial_params"};
+  CHECK(keys("trainer_state.json") == state);
+  const std::string lines = content_of(out / "generated_predictions.txt");
+  CHECK(std::count(lines.begin(), lines.end(), '\n') == 19);  // 20 lines, no final line break
+}
+
+TEST_CASE("test data without references is translated, BLEU is skipped", "[program]") {
+  const sandbox place;
+  const std::string data = std::string(T5ZERO_SOURCE_DIR) + "/examples/data/en-ro/";
+  const words common = {"--source_lang",           "en", "--target_lang", "ro", "--predict_with_generate",
+                        "--generation_max_length", "8"};
+  const auto with = [&](words first) {
+    first.insert(first.end(), common.begin(), common.end());
+    return first;
+  };
+  REQUIRE(place
+              .run(with({bin + "/t5_tiny_plain", "--from_scratch", "--config_name", "t5-tiny", "--train_file",
+                         data + "train.jsonl", "--do_train", "--max_steps", "1", "--output_dir", "model"}))
+              .code == 0);
+  place.write("test.jsonl",
+              "{\"translation\": {\"en\": \"One.\"}}\n{\"translation\": {\"en\": \"Two, three.\"}}\n");
+  place.write("test.csv", "en\nOne.\n\"Two, three.\"\n");
+  for (const char* file : {"test.jsonl", "test.csv"}) {
+    const outcome ended = place.run(with({bin + "/t5_tiny_plain", "--model_name_or_path", "model",
+                                          "--test_file", file, "--do_predict", "--output_dir", "out"}));
+    INFO(ended.err);
+    REQUIRE(ended.code == 0);
+    const auto results = nlohmann::json::parse(content_of(place.work() / "out/predict_results.json"));
+    CHECK(!results.contains("predict_bleu"));
+    CHECK(!results.contains("predict_loss"));
+    CHECK(results["predict_samples"] == 2);
+    const std::string lines = content_of(place.work() / "out/generated_predictions.txt");
+    CHECK(std::count(lines.begin(), lines.end(), '\n') == 1);
+  }
+}
