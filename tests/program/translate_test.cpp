@@ -1,6 +1,7 @@
 // Prediction and the programs that translate, from text files to text files.
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -61,11 +62,12 @@ TEST_CASE("every file of a training, evaluation and prediction, with its keys", 
   for (const char* name :
        {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json", "special_tokens_map.json", "spiece.model", "trainer_state.json",
-        "generated_predictions.txt", "checkpoint-4/model.safetensors", "checkpoint-4/trainer_state.json",
-        "checkpoint-6/config.json"}) {
+        "generated_predictions.txt", "README.md", "training_report.html", "checkpoint-4/model.safetensors",
+        "checkpoint-4/trainer_state.json", "checkpoint-6/config.json"}) {
     CAPTURE(name);
     CHECK(fs::exists(out / name));
   }
+  CHECK(std::distance(fs::directory_iterator(place.work() / "runs"), {}) == 1);
   const auto keys = [&](const char* name) {
     const nlohmann::json json = nlohmann::json::parse(content_of(out / name));
     words found;

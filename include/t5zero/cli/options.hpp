@@ -52,6 +52,7 @@ struct options {
   double num_train_epochs = 3.0;
   index_t max_steps = -1;  ///< updates; positive overrides the epochs
   bool dataloader_drop_last = false;
+  bool group_by_length = false;  ///< also train_sampling_strategy group_by_length
   std::uint64_t seed = 42;
   std::optional<std::uint64_t> data_seed;
 
@@ -82,6 +83,8 @@ struct options {
   std::optional<bool> greater_is_better;
   save_dtype_choice save_dtype = save_dtype_choice::automatic;
   std::optional<bool> disable_tqdm;
+  std::string report_to = "none";  ///< names joined by blanks
+  std::optional<std::string> logging_dir;
 
   // Precision and machine
   bool fp16 = false, bf16 = false, fp16_full_eval = false, bf16_full_eval = false;
@@ -101,6 +104,9 @@ struct options {
   /// Accepted flags that change nothing, in one line for stderr; empty if there are none.
   std::string notice;
 
+  [[nodiscard]] bool reports_to_tensorboard() const {
+    return (" " + report_to + " ").find(" tensorboard ") != std::string::npos || report_to == "all";
+  }
   /// What decides which evaluation is the best, without "eval_".
   [[nodiscard]] std::string best_metric() const {
     std::string name = metric_for_best_model.value_or("loss");

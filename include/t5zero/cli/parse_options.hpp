@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -80,6 +81,8 @@ inline void bind_training(option_binder& bind, options& to) {
   bind.number("num_train_epochs", to.num_train_epochs, {0, 1e9, "a number of epochs of at least 0"});
   bind.integer("max_steps", to.max_steps, -1, "a number of updates, or -1 for none,");
   bind.boolean("dataloader_drop_last", to.dataloader_drop_last);
+  bind.boolean("group_by_length", to.group_by_length);
+  bind.choice("train_sampling_strategy", to.group_by_length, {{"random", false}, {"group_by_length", true}});
   bind.seed("seed", [&to](std::uint64_t seed) { to.seed = seed; });
   bind.seed("data_seed", [&to](std::uint64_t seed) { to.data_seed = seed; });
   const double infinity = std::numeric_limits<double>::infinity();
@@ -131,6 +134,8 @@ inline void bind_running(option_binder& bind, options& to) {
                                   {"fp32", save_dtype_choice::fp32},
                                   {"16bit", save_dtype_choice::half}});
   bind.boolean("disable_tqdm", to.disable_tqdm);
+  bind.text("report_to", to.report_to);
+  bind.text("logging_dir", to.logging_dir);
   bind.boolean("fp16", to.fp16);
   bind.boolean("bf16", to.bf16);
   bind.boolean("fp16_full_eval", to.fp16_full_eval);
@@ -157,7 +162,7 @@ inline bool is_default(const argument_verdict& row, const std::string& value) {
   if (value.empty() || value == row.fallback) return true;
   if (row.fallback.empty())
     return value == "None" || (row.kind == argument_kind::optional_flag && value == "False");
-  return row.name == "report_to" && value == "all";  // every installed logger: none is
+  return false;
 }
 
 /// Refuses what is refused; returns the one notice about what is accepted without effect.
@@ -337,6 +342,12 @@ inline std::string run_parser(const given_arguments& given, const option_binder&
   chosen.help_text = detail::run_parser(given, bind, program);
   if (!chosen.help_text.empty()) return chosen;
   chosen.notice = detail::apply_verdicts(given);
+  std::istringstream trackers(chosen.report_to);
+  for (std::string tracker; trackers >> tracker;) {
+    if (tracker == "none" || tracker == "all" || tracker == "tensorboard") continue;
+    chosen.notice.append(chosen.notice.empty() ? "accepted without effect: " : "; ")
+        .append("--report_to " + tracker + " (tensorboard is the one tracker that is written)");
+  }
   detail::check_options(chosen);
   // As in Hugging Face: whoever evaluates during training also evaluates at its end.
   if (chosen.eval_strategy != interval_strategy::no) chosen.do_eval = true;

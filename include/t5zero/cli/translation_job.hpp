@@ -1,9 +1,13 @@
 // One translation run from options to saved files: the events of run_translation.py, in its order.
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
+#include <ctime>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -17,9 +21,11 @@
 #include <t5zero/cli/result_files.hpp>
 #include <t5zero/cli/resume.hpp>
 #include <t5zero/cli/run_constraints.hpp>
+#include <t5zero/cli/run_documents.hpp>
 #include <t5zero/cli/translation_setup.hpp>
 #include <t5zero/io/checkpoint_directory.hpp>
 #include <t5zero/io/model_directory.hpp>
+#include <t5zero/io/tensorboard.hpp>
 #include <t5zero/optim/lr_schedule.hpp>
 #include <t5zero/train/evaluator.hpp>
 #include <t5zero/train/model_saving.hpp>
@@ -67,6 +73,7 @@ class translation_job {
     }
     if (chosen_.do_eval) evaluate_at_end();
     if (chosen_.do_predict) predict();
+    save_documents();
     return 0;
   }
 
@@ -377,6 +384,7 @@ class translation_job {
     how.batch_size = chosen_.per_device_train_batch_size;
     how.gradient_accumulation = chosen_.gradient_accumulation_steps;
     how.order_seed = order_seed();
+    how.groups_by_length = chosen_.group_by_length;
     how.decoder_start_token_id = files_.config.decoder_start_token_id;
     how.padding = padding_of_labels(chosen_, chosen_.max_target_length);
     how.rounds_sources_to_8 = chosen_.fp16;
@@ -404,6 +412,8 @@ class translation_job {
     events.learning_rate = [this](index_t applied) { return learning_rate(applied); };
     events.evaluate = [this](loop_state& at, progress_bar& bar) { return evaluate_during_training(at, bar); };
     events.save = [this](const loop_state& at) { save_training(at); };
+    events.logged = [this](const log_entry& entry) { track(entry); };
+    if (chosen_.reports_to_tensorboard()) tensorboard_.emplace(tensorboard_directory());
     const stop_signal listens;
     progress_bar bar("", steps.max_steps, bar_mode(chosen_));
     training_loop<Run> loop(*trainer_, *train_data_, largest_, steps, how, std::move(events));
@@ -434,6 +444,7 @@ class translation_job {
     log_entry summary{state.global_step, state.epochs_done, speed};
     summary.values.emplace_back("train_loss", loss);
     bar.print_above(log_line(summary));
+    track(summary);
     bar.close();
     summary.values.emplace_back("total_flos", state.total_flos);
     state.history.entries.push_back(std::move(summary));
@@ -456,6 +467,45 @@ class translation_job {
     std::cerr << "Model saved in " << chosen_.output_dir << " (" << saved_type_name<Run>(saves_16_bit())
               << ")\n";
     std::cout << result.table("train") << std::flush;
+    documents_.history = std::move(state.history);
+    documents_.facts = {{"updates", with_thousands(steps_->max_steps)},
+                        {"train loss", python_repr(python_round(loss, 4))},
+                        {"training time", clock_text(runtime)}};
+  }
+
+  /// Where Hugging Face puts its event files: runs/<month day_hour-minute-second>_<host>.
+  [[nodiscard]] std::filesystem::path tensorboard_directory() const {
+    if (chosen_.logging_dir) return *chosen_.logging_dir;
+    const std::time_t now = std::time(nullptr);
+    char date[64];
+    struct tm local {};
+    std::strftime(date, sizeof(date), "%b%d_%H-%M-%S", ::localtime_r(&now, &local));
+    char host[256] = {};
+    ::gethostname(host, sizeof(host) - 1);
+    return std::filesystem::path(chosen_.output_dir) / "runs" / (std::string(date) + "_" + host);
+  }
+  /// Hugging Face's tags: eval_x is eval/x, everything else train/x.
+  void track(const log_entry& entry) {
+    if (!tensorboard_) return;
+    for (const auto& [key, value] : entry.values) {
+      const bool evaluates = key.starts_with("eval_");
+      tensorboard_->add_scalar(evaluates ? "eval/" + key.substr(5) : "train/" + key, value, entry.step);
+    }
+    tensorboard_->add_scalar("train/epoch", entry.epoch, entry.step);
+  }
+
+  /// The model card, and after a training its report.
+  void save_documents() const {
+    const bool has_card = std::filesystem::exists(std::filesystem::path(chosen_.output_dir) / "README.md");
+    atomic_save save(chosen_.output_dir);
+    // An evaluation in a model's own directory leaves the card of its training.
+    if (chosen_.do_train || !has_card) save.add("README.md", model_card_text(chosen_, documents_));
+    if (chosen_.do_train) {
+      save.add("training_report.html",
+               training_report_text(chosen_, Run::name(), files_.source, Run::precision::needs_loss_scale,
+                                    trainer_->plan(), documents_));
+    }
+    save.commit();
   }
 
   void add_model(atomic_save& save) {
@@ -511,6 +561,7 @@ class translation_job {
     log_entry entry{state.global_step, state.epochs_done, {}};
     for (const auto& [key, value] : result.values) entry.values.emplace_back("eval_" + key, value);
     bar.print_above(log_line(entry));
+    track(entry);
     state.history.entries.push_back(std::move(entry));
     const double* metric = result.find(chosen_.best_metric());
     if (metric == nullptr) return false;
@@ -555,6 +606,7 @@ class translation_job {
     std::cerr << "*** Evaluate ***\n";
     const evaluation_result result = run_split("eval", *validation_data_, /*has_references=*/true);
     const metrics all = metrics_of("eval", result);
+    documents_.add("eval", result, *validation_data_, *text_);
     print_scores(result);
     atomic_save save(chosen_.output_dir);
     add_results(save, "eval", all);
@@ -570,6 +622,7 @@ class translation_job {
     }
     const evaluation_result result = run_split("predict", *test_data_, test_has_references_);
     const metrics all = metrics_of("predict", result);
+    documents_.add("predict", result, *test_data_, *text_);
     print_scores(result);
     atomic_save save(chosen_.output_dir);
     add_results(save, "predict", all);
@@ -594,6 +647,8 @@ class translation_job {
   bool test_has_references_ = true;
   std::optional<training_checkpoint> checkpoint_;  ///< to go on from; gone once training has begun
   trainer_state_facts facts_;
+  run_documents documents_;
+  std::optional<tensorboard_writer> tensorboard_;
   std::optional<step_arithmetic> steps_;
   std::optional<warmup_lr_schedule> ds_schedule_;
   double learning_rate_;  ///< peak

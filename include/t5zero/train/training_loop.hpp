@@ -31,6 +31,7 @@ struct loop_options {
   index_t batch_size = 8;
   index_t gradient_accumulation = 1;
   std::uint32_t order_seed = 42;
+  bool groups_by_length = false;
   std::int32_t decoder_start_token_id = 0;
   target_padding padding;
   bool rounds_sources_to_8 = false;  ///< as Hugging Face's collator under fp16; counts in total_flos only
@@ -53,6 +54,7 @@ struct loop_events {
   std::function<double(index_t applied_updates)> learning_rate;
   std::function<bool(loop_state&, progress_bar&)> evaluate;
   std::function<void(const loop_state&)> save;
+  std::function<void(const log_entry&)> logged;  ///< a line of training figures was printed
 };
 
 /// How training ended.
@@ -88,8 +90,7 @@ class training_loop {
     bar.advance(state.global_step);
     if (options_.evaluates_on_start && state.global_step == 0) events_.evaluate(state, bar);
     while (state.global_step < steps_.max_steps && result.stopped_by == 0) {
-      const std::vector<index_t> order =
-          epoch_order(data_->size(), options_.order_seed, static_cast<std::uint32_t>(state.epoch));
+      const std::vector<index_t> order = order_of(static_cast<std::uint32_t>(state.epoch));
       while (state.batch < steps_.batches_per_epoch && state.global_step < steps_.max_steps &&
              result.stopped_by == 0) {
         update(state, order, bar);
@@ -110,6 +111,15 @@ class training_loop {
 
   static double seconds_since(clock::time_point start) {
     return std::chrono::duration<double>(clock::now() - start).count();
+  }
+
+  [[nodiscard]] std::vector<index_t> order_of(std::uint32_t epoch) const {
+    if (!options_.groups_by_length) return epoch_order(data_->size(), options_.order_seed, epoch);
+    std::vector<index_t> lengths;
+    for (index_t i = 0; i < data_->size(); ++i)
+      lengths.push_back(static_cast<index_t>(data_->source(i).size()));
+    return length_grouped_order(lengths, options_.batch_size * options_.gradient_accumulation,
+                                options_.order_seed, epoch);
   }
 
   /// The micro-batches of one update, and the update.
@@ -199,6 +209,7 @@ class training_loop {
                     {"grad_norm", last_.grad_norm},
                     {"learning_rate", rate}};
     bar.print_above(log_line(entry));
+    events_.logged(entry);
     state.history.entries.push_back(std::move(entry));
     state.window_loss = 0.0;
     state.window_updates = 0;
