@@ -214,9 +214,10 @@ TEST_CASE("accepted arguments share one notice, refused ones are errors unless t
   const auto chosen =
       parse_with({"--report_to", "wandb", "tensorboard", "--run_name", "x", "--fsdp", "", "--push_to_hub",
                   "False", "--save_steps", "500", "--group_by_length", "--evaluation_strategy", "epoch"});
-  CHECK(has(chosen.notice, "--report_to (no experiment tracker"));
+  CHECK(has(chosen.notice, "--report_to wandb (tensorboard is"));
+  CHECK(chosen.reports_to_tensorboard());
   CHECK(has(chosen.notice, "--run_name"));
-  CHECK(has(chosen.notice, "--group_by_length"));
+  CHECK(chosen.group_by_length);
   CHECK_FALSE(has(chosen.notice, "save_steps"));
   CHECK(chosen.do_eval);
   CHECK(parse_with({"--report_to", "none"}).notice.empty());

@@ -55,7 +55,11 @@ TEST_CASE("every file of a training, evaluation and prediction, with its keys", 
                                    "--generation_max_length",
                                    "12",
                                    "--num_beams",
-                                   "2"});
+                                   "2",
+                                   "--report_to",
+                                   "tensorboard",
+                                   "--logging_dir",
+                                   "runs"});
   INFO(ended.err);
   REQUIRE(ended.code == 0);
   const fs::path out = place.work() / "out";
