@@ -8,7 +8,7 @@
 namespace t5zero {
 
 /// Names and defaults: transformers 4.4x to 5.x together; where a default moved, 4.49's.
-inline constexpr std::array<argument_verdict, 145> training_arguments = {{
+inline constexpr std::array<argument_verdict, 152> training_arguments = {{
     {"output_dir", argument_kind::value, verdict::honoured, "trainer_output",
      "where the model and the results are written"},
     {"overwrite_output_dir", argument_kind::flag, verdict::honoured, "False",
@@ -119,10 +119,17 @@ inline constexpr std::array<argument_verdict, 145> training_arguments = {{
      "all text is tokenised before the first update"},
     {"dataloader_persistent_workers", argument_kind::flag, verdict::accepted, "False",
      "all text is tokenised before the first update"},
+    {"dataloader_multiprocessing_context", argument_kind::value, verdict::accepted, "",
+     "all text is tokenised before the first update"},
+    {"dataloader_in_order", argument_kind::on_flag, verdict::accepted, "True",
+     "batches always come in the order of the sampler"},
     {"past_index", argument_kind::value, verdict::accepted, "-1", "T5 has none"},
     {"run_name", argument_kind::value, verdict::accepted, "", "no experiment tracker is called"},
     {"project", argument_kind::value, verdict::accepted, "huggingface", "no experiment tracker is called"},
     {"trackio_space_id", argument_kind::value, verdict::accepted, "trackio",
+     "no experiment tracker is called"},
+    {"trackio_bucket_id", argument_kind::value, verdict::accepted, "", "no experiment tracker is called"},
+    {"trackio_static_space_id", argument_kind::value, verdict::accepted, "",
      "no experiment tracker is called"},
     {"report_to", argument_kind::list, verdict::honoured, "none", "tensorboard or all: event files; none"},
     {"disable_tqdm", argument_kind::optional_flag, verdict::honoured, "", "no progress bars"},
@@ -164,6 +171,7 @@ inline constexpr std::array<argument_verdict, 145> training_arguments = {{
      "there is no PyTorch DDP"},
     {"ddp_broadcast_buffers", argument_kind::optional_flag, verdict::accepted, "", "there is no PyTorch DDP"},
     {"ddp_bucket_cap_mb", argument_kind::value, verdict::accepted, "", "there is no PyTorch DDP"},
+    {"ddp_static_graph", argument_kind::optional_flag, verdict::accepted, "", "there is no PyTorch DDP"},
     {"ddp_timeout", argument_kind::value, verdict::accepted, "1800", "there is no PyTorch DDP"},
     {"skip_memory_metrics", argument_kind::on_flag, verdict::accepted, "True",
      "the plan is printed at the start"},
@@ -185,6 +193,10 @@ inline constexpr std::array<argument_verdict, 145> training_arguments = {{
      "not acted on yet: the plan keeps all activations"},
     {"gradient_checkpointing_kwargs", argument_kind::value, verdict::accepted, "",
      "gradient_checkpointing is not acted on yet"},
+    {"activation_checkpointing", argument_kind::optional_flag, verdict::refused, "False",
+     "use its older spelling, gradient_checkpointing"},
+    {"activation_checkpointing_kwargs", argument_kind::value, verdict::accepted, "",
+     "there is one way to recompute activations"},
     {"include_inputs_for_metrics", argument_kind::flag, verdict::accepted, "False", "the metric is BLEU"},
     {"include_for_metrics", argument_kind::list, verdict::accepted, "", "the metric is BLEU"},
     {"eval_do_concat_batches", argument_kind::on_flag, verdict::accepted, "True",
