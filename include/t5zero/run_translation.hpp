@@ -11,6 +11,7 @@
 #include <t5zero/cli/parse_options.hpp>
 #include <t5zero/cli/program.hpp>
 #include <t5zero/cli/run_constraints.hpp>
+#include <t5zero/cli/trainer_settings.hpp>
 #include <t5zero/cli/translation_job.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/train/report.hpp>
@@ -35,10 +36,11 @@ int run_translation(int argc, char** argv) {
     check_run_constraints(chosen, config ? &*config : nullptr,
                           {executable, Run::model::name, Run::zero::stage, Run::precision::name});
     if (chosen.plan) {
-      const batch_shape batch = cli::translation_job<Run>::longest_batch(chosen);
+      const batch_shape batch = cli::longest_batch(chosen);
       std::cout << plan_table(
           Run::name(), batch, parameter_count<typename Run::model>(),
-          Run::plan(Run::model::shape, batch, cli::translation_job<Run>::plan_options_of(chosen)));
+          Run::plan(Run::model::shape, batch,
+                    cli::plan_options_of<typename Run::backend>(chosen, Run::model::shape.vocab_size)));
       if (Run::zero::shards_optimizer) {
         std::cout << "One rank without offload: " << Run::zero::name << " saves nothing here.\n";
       }

@@ -108,15 +108,16 @@ class line_translator {
 template <class Run>
 int translate(int argc, char** argv) {
   return cli::report_errors(argc > 0 ? argv[0] : "translate", [&] {
-    const translate_options chosen = parse_translate_options(argc, argv);
+    translate_options chosen = parse_translate_options(argc, argv);
     if (!chosen.help_text.empty()) {
       std::cout << chosen.help_text;
       return 0;
     }
     const cli::model_files files =
         cli::find_model(cli::setup_options(chosen), Run::model::shape, Run::model::name, Run::name());
-    generation_options how = chosen.generation;
-    how.decoder_start_token_id = files.config.decoder_start_token_id;
+    // Once more: where no flag is given, the model's generation_config holds.
+    chosen = parse_translate_options(argc, argv, files.generation.options);
+    const generation_options& how = chosen.generation;
     using translator = cli::line_translator<Run>;
     const batch_shape largest = translator::largest_batch(chosen);
     const model_shape& shape = files.config.shape;

@@ -24,8 +24,9 @@ TEST_CASE("what a file leaves out has DeepSpeed's defaults, and is told") {
   const auto decided = t5zero::cli::apply_ds_config(config, chosen, 512, 100);
   CHECK(decided.learning_rate == 1e-3);
   CHECK(decided.max_grad_norm == 1.0);
-  CHECK(decided.optimizer.weight_decay == 0.0);
-  CHECK(decided.optimizer.decay_scope == t5zero::weight_decay_scope::everything);
+  REQUIRE(decided.optimizer);
+  CHECK(decided.optimizer->weight_decay == 0.0);
+  CHECK(decided.optimizer->decay_scope == t5zero::weight_decay_scope::everything);
   REQUIRE(decided.schedule);
   CHECK(decided.schedule->maximum == 1e-3);
   CHECK(t5zero::cli::overrides_notice(config, chosen, decided) ==
@@ -41,13 +42,22 @@ TEST_CASE("without sections the command line stands") {
                               "fp16": {"enabled": "auto", "hysteresis": 3}})");
   const auto decided = t5zero::cli::apply_ds_config(config, chosen, 512, 100);
   CHECK(decided.learning_rate == 3e-4);
-  CHECK(decided.optimizer.decay_scope == t5zero::weight_decay_scope::hugging_face);
+  CHECK_FALSE(decided.optimizer);
   CHECK_FALSE(decided.schedule);
   CHECK(decided.scaler.hysteresis == 3);
   CHECK(t5zero::cli::overrides_notice(config, chosen, decided).empty());
   auto plain =
       config_of(R"({"zero_optimization": {"stage": 0}, "fp16": {"enabled": "auto", "hysteresis": 3}})");
   CHECK(t5zero::cli::apply_ds_config(plain, chosen, 512, 100).scaler.hysteresis == 1);
+}
+
+TEST_CASE("a file's optimizer and --optim adafactor exclude each other") {
+  t5zero::options chosen;
+  chosen.optim = "adafactor";
+  auto config =
+      config_of(R"({"zero_optimization": {"stage": 2}, "optimizer": {"type": "AdamW", "params": {}}})");
+  CHECK_THROWS_WITH(t5zero::cli::apply_ds_config(config, chosen, 512, 100),
+                    t5zero_test::contains_text("Only one optimizer can be configured"));
 }
 
 TEST_CASE("WarmupLR without a rate of its own takes the optimizer's") {

@@ -176,15 +176,39 @@ TEST_CASE("bad values name flag, value and repair") {
   CHECK(has(refusal({"--learning_rate", "fast"}), "--learning_rate fast"));
   CHECK(has(refusal({"--learning_rate="}), "--learning_rate ''"));
   CHECK(has(refusal({"--adam_beta2", "1"}), "in [0,1)"));
-  CHECK(has(refusal({"--lr_scheduler_type", "polynomial"}),
-            "one of linear, constant, constant_with_warmup, cosine"));
-  CHECK(has(refusal({"--optim", "sgd"}), "one of adamw_torch, adamw_torch_fused"));
+  CHECK(has(refusal({"--lr_scheduler_type", "reduce_lr_on_plateau"}), "one of linear, cosine"));
+  CHECK(has(refusal({"--optim", "sgd"}), "one of adamw_torch, adamw_torch_fused, adafactor"));
   CHECK(has(refusal({"--logging_steps", "1.5"}), "--logging_steps 1.5"));
   CHECK(has(refusal({"--logging_steps", "0"}), "--logging_steps 0"));
   CHECK(has(refusal({"--fp16", "--bf16"}), "At most one of fp16 and bf16 can be True, but not both"));
   CHECK(has(refusal({"--train_file", "a.txt"}), "--train_file a.txt"));
   CHECK(has(refusal({"--num_gpus=2"}), "--num_gpus 2"));
   CHECK(refusal({"--train_file", "a.tsv", "--validation_file", "b.csv"}) == "nothing thrown");
+}
+
+TEST_CASE("values of a schedule") {
+  const auto kwargs = [](const std::string& type, const std::string& json) {
+    return refusal({"--lr_scheduler_type", type, "--lr_scheduler_kwargs", json});
+  };
+  CHECK(kwargs("cosine_with_restarts", R"({"num_cycles": 2})") == "nothing thrown");
+  CHECK(kwargs("cosine_with_min_lr", R"({"min_lr": 1e-6})") == "nothing thrown");
+  CHECK(has(kwargs("cosine_with_min_lr", "{}"), "one of min_lr and min_lr_rate is needed"));
+  CHECK(has(kwargs("cosine_with_min_lr", R"({"min_lr": 1, "min_lr_rate": 1})"), "one of min_lr"));
+  CHECK(has(kwargs("linear", R"({"num_cycles": 2})"), "linear has no num_cycles; it takes no keys"));
+  CHECK(has(kwargs("polynomial", R"({"lr_end": 1})"), "must be smaller than initial lr"));
+  CHECK(has(kwargs("polynomial", R"({"powr": 1})"), "polynomial has no powr; it takes lr_end, power"));
+  CHECK(has(kwargs("polynomial", "power=2"), "not valid JSON"));
+  CHECK(has(kwargs("polynomial", "[2]"), "a JSON object"));
+  CHECK(has(kwargs("warmup_stable_decay", "{}"), "needs num_decay_steps"));
+  CHECK(has(kwargs("warmup_stable_decay", R"({"num_decay_steps": 2.5})"), "a whole number of updates"));
+  CHECK(has(kwargs("warmup_stable_decay", R"({"num_decay_steps": 2, "decay_type": "step"})"),
+            "linear, cosine or 1-sqrt"));
+  const t5zero::options chosen = parse_with({"--lr_scheduler_type", "warmup_stable_decay", "--warmup_steps",
+                                             "2", "--lr_scheduler_kwargs", R"({"num_decay_steps": 4})"});
+  const t5zero::lr_schedule schedule = t5zero::make_lr_schedule(chosen, 1.0, 9);
+  CHECK(schedule.shape.stable_steps == 3);
+  CHECK(schedule(5) == 1.0);
+  CHECK(schedule(9) == 0.0);
 }
 
 TEST_CASE("what must be given") {
@@ -223,7 +247,7 @@ TEST_CASE("accepted arguments share one notice, refused ones are errors unless t
   CHECK(parse_with({"--report_to", "none"}).notice.empty());
   CHECK(has(refusal({"--push_to_hub"}), "--push_to_hub True: refused"));
   CHECK(has(refusal({"--fsdp", "full_shard"}), "use --deepspeed"));
-  CHECK(has(refusal({"--adafactor"}), "--adafactor"));
+  CHECK(parse_with({"--adafactor"}).uses_adafactor());
 }
 
 TEST_CASE("help") {

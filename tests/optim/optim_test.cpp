@@ -1,4 +1,5 @@
 // Schedules, loss scales, clipping and AdamW's scalars against hand-made values.
+#include <t5zero/optim/adafactor.hpp>
 #include <t5zero/optim/adamw.hpp>
 #include <t5zero/optim/gradient_clip.hpp>
 #include <t5zero/optim/loss_scaler.hpp>
@@ -42,6 +43,65 @@ TEST_CASE("schedules of transformers over five updates") {
              {1.0, 0.5 + std::sqrt(0.125), 0.5, 0.5 - std::sqrt(0.125), 0.0});
   // A warmup as long as the run, and updates beyond the end.
   check_near(rates({lr_schedule_kind::linear, 1.0, 3, 3}, 5), {0.0, 1.0 / 3.0, 2.0 / 3.0, 0.0, 0.0});
+}
+
+// Expected values: transformers 5.23, get_scheduler(...).get_last_lr(), peak 1.
+TEST_CASE("schedules of transformers with values of their own") {
+  using t5zero::lr_curve;
+  using t5zero::lr_schedule_kind;
+  const auto check = [](lr_schedule_kind kind, index_t warmup, index_t total,
+                        const t5zero::lr_schedule_shape& shape, const std::vector<double>& expected) {
+    const std::vector<double> found =
+        rates({kind, 1.0, warmup, total, shape}, static_cast<index_t>(expected.size()));
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      INFO(to_string(kind) << " " << i);
+      CHECK(std::abs(found[i] - expected[i]) < 1e-12);
+    }
+  };
+  check(lr_schedule_kind::cosine_with_restarts, 2, 8, {.num_cycles = 2.0},
+        {0.0, 0.5, 1.0, 0.75, 0.25, 1.0, 0.75, 0.25, 0.0, 0.0});
+  check(lr_schedule_kind::cosine, 0, 4, {.num_cycles = 1.0}, {1.0, 0.5, 0.0, 0.5, 1.0, 0.5});
+  check(lr_schedule_kind::polynomial, 2, 6, {.power = 2.0, .minimum = 0.1},
+        {0.0, 0.5, 1.0, 0.60625, 0.325, 0.15625, 0.1, 0.1});
+  check(lr_schedule_kind::inverse_sqrt, 2, 6, {},
+        {0.0, 0.5, 1.0, 0.8164965809277, 0.7071067811865, 0.6324555320337, 0.5773502691896, 0.5345224838248});
+  check(lr_schedule_kind::inverse_sqrt, 0, 4, {},
+        {1.0, 0.9999500037497, 0.9999000149975, 0.9998500337416, 0.99980005998, 0.999750093711});
+  check(lr_schedule_kind::inverse_sqrt, 2, 4, {.timescale = 4.0},
+        {0.0, 0.5, 1.0, 0.8944271909999, 0.8164965809277, 0.7559289460185});
+  check(lr_schedule_kind::cosine_with_min_lr, 1, 5, {.minimum = 0.2},
+        {0.0, 1.0, 0.8828427124746, 0.6, 0.3171572875254, 0.2, 0.3171572875254});
+  check(lr_schedule_kind::cosine_warmup_with_min_lr, 2, 6, {.minimum = 0.2},
+        {0.5, 1.0, 0.8828427124746, 0.6, 0.3171572875254, 0.2, 0.3171572875254, 0.6});
+  check(lr_schedule_kind::cosine_warmup_with_min_lr, 3, 6, {.minimum = 0.2, .warmup_minimum = 0.4},
+        {0.4, 0.7, 1.0, 0.8, 0.4, 0.2, 0.4, 0.8});
+  check(lr_schedule_kind::warmup_stable_decay, 2, 9, {.stable_steps = 3, .decay_steps = 4},
+        {0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.8535533905933, 0.5, 0.1464466094067, 0.0, 0.0});
+  check(lr_schedule_kind::warmup_stable_decay, 3, 9,
+        {.minimum = 0.1,
+         .stable_steps = 3,
+         .decay_steps = 3,
+         .warmup_curve = lr_curve::cosine,
+         .decay_curve = lr_curve::one_minus_sqrt},
+        {0.1, 0.325, 0.775, 1.0, 1.0, 1.0, 1.0, 0.4803847577293, 0.265153077165, 0.1, 0.1});
+  check(lr_schedule_kind::warmup_stable_decay, 3, 9,
+        {.stable_steps = 1,
+         .decay_steps = 3,
+         .warmup_curve = lr_curve::one_minus_sqrt,
+         .decay_curve = lr_curve::linear},
+        {0.0, 0.1835034190723, 0.4226497308104, 1.0, 1.0, 0.6666666666667, 0.3333333333333, 0.0, 0.0, 0.0});
+}
+
+TEST_CASE("Adafactor's scalars of an update") {
+  t5zero::adafactor_options options;
+  options.weight_decay = 0.25;
+  const t5zero::adafactor_params first = t5zero::adafactor_update(options, 1e-3, 1, 0.5);
+  CHECK(first.beta2 == 0.0F);  // the first update forgets the zeros it starts from
+  CHECK(first.one_minus_beta2 == 1.0F);
+  CHECK(first.weight_decay == 0.25F);
+  CHECK(first.grad_multiplier == 0.5F);
+  const t5zero::adafactor_params second = t5zero::adafactor_update(options, 1e-3, 2, 1.0);
+  CHECK(second.one_minus_beta2 == static_cast<float>(std::pow(2.0, -0.8)));
 }
 
 TEST_CASE("PyTorch's rule for the loss scale") {

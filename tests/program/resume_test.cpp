@@ -154,6 +154,29 @@ TEST_CASE("train k and resume is train N, across an epoch and with accumulation"
   }
 }
 
+TEST_CASE("Adafactor with recomputed activations resumes bit for bit", "[program]") {
+  const resume_sandbox place;
+  const words how = {"--optim",
+                     "adafactor",
+                     "--gradient_checkpointing",
+                     "--lr_scheduler_type",
+                     "polynomial",
+                     "--lr_scheduler_kwargs",
+                     R"({"power": 2})"};
+  const auto with = [&](words more) {
+    more.insert(more.end(), how.begin(), how.end());
+    return more;
+  };
+  REQUIRE(place.trains(with({"--output_dir", "whole"})).code == 0);
+  const outcome resumed =
+      place.trains(with({"--output_dir", "out", "--resume_from_checkpoint", "whole/checkpoint-63"}));
+  INFO(resumed.err);
+  REQUIRE(resumed.code == 0);
+  CHECK(place.file("out/model.safetensors") == place.file("whole/model.safetensors"));
+  CHECK(place.losses("out") == place.losses("whole"));
+  CHECK(place.file("out/README.md").find("Adafactor") != std::string::npos);
+}
+
 TEST_CASE("SIGTERM and SIGINT save a checkpoint after the update", "[program]") {
   const resume_sandbox place;
   for (const int number : {SIGTERM, SIGINT}) {
@@ -197,11 +220,17 @@ TEST_CASE("checkpoints that cannot be gone on from", "[program]") {
           {"--per_device_train_batch_size was 4", "is 2"});
   refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--seed", "7"},
           {"--seed", "was 42", "is 7"});
+  refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--optim", "adafactor"},
+          {"--optim was adamw", "is adafactor"});
   // Without a flag the last one is taken, so it is the one that is damaged.
   const fs::path state = place.work() / last / "t5zero_state.safetensors";
   const std::string whole = content_of(state);
   fs::resize_file(state, whole.size() - 1000);
   refused({"--output_dir", "run"}, {last, "t5zero_state.safetensors", "run/checkpoint-18"});
+  std::string flipped = whole;
+  flipped[flipped.size() / 2] = static_cast<char>(flipped[flipped.size() / 2] ^ 4);
+  place.write(last + "/t5zero_state.safetensors", flipped);
+  refused({"--output_dir", "run"}, {last, "checksum", "run/checkpoint-18"});
   place.write(last + "/t5zero_state.safetensors", whole);
   const fs::path manifest = place.work() / last / "t5zero_checkpoint.json";
   const std::string text = content_of(manifest);

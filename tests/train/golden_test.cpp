@@ -128,8 +128,10 @@ void check_training() {
   t5zero::trainer_options options = golden_run<Run>::defaults();
   // The reference was trained with the groups of a hand-written loop: relative bias tables decay too.
   // (Measured: with transformers' groups exactly those two tensors differ, by the decay.)
-  options.optimizer.weight_decay = 0.01;
-  options.optimizer.decay_scope = t5zero::weight_decay_scope::all_but_norms;
+  t5zero::adamw_options adamw;
+  adamw.weight_decay = 0.01;
+  adamw.decay_scope = t5zero::weight_decay_scope::all_but_norms;
+  options.optimizer = adamw;
   golden_run<Run> run(options, values);
   const t5zero::lr_schedule schedule{t5zero::lr_schedule_kind::linear, 1e-3, 4, 24};
   for (index_t step = 0; step < 24; ++step) {

@@ -75,9 +75,8 @@ t5zero::batch_shape shape_of(const golden::ragged_batch& batch) {
 
 /// The bits of all weights after three steps with dropout.
 template <class Run>
-std::vector<float> train(int threads) {
+std::vector<float> train(int threads, t5zero::trainer_options options = {}) {
   const golden::ragged_batch batch = make_batch(3, 37);
-  t5zero::trainer_options options;
   options.threads = threads;
   options.scaler.initial_scale = 1024;
   t5zero::trainer<Run> trainer(Run::model::shape, shape_of(batch), options);
@@ -113,16 +112,47 @@ TEMPLATE_TEST_CASE("no allocation after the first step, the same bits with any n
   CHECK(train<run>(3) == one);
 }
 
+TEMPLATE_TEST_CASE("recomputed activations give the same bits in less memory", "", tiny, one_layer) {
+  const auto check = []<class Precision>() {
+    using run = t5zero::run<TestType, t5zero::zero_2, Precision, t5zero::cpu::backend>;
+    t5zero::trainer_options recomputes;
+    recomputes.recomputes_activations = true;
+    const std::vector<float> expected = train<run>(2);
+    CHECK(train<run>(2, recomputes) == expected);
+    recomputes.optimizer = t5zero::adafactor_options{};
+    CHECK(train<run>(2, recomputes) != expected);
+  };
+  check.template operator()<t5zero::fp32>();
+  check.template operator()<t5zero::bf16>();
+}
+
+TEST_CASE("what recomputing and Adafactor leave out of the plan of t5-large") {
+  using run = t5zero::run<t5zero::t5_large, t5zero::zero_0, t5zero::fp32, t5zero::cpu::backend>;
+  const auto plan = [](t5zero::plan_options options) {
+    return run::plan(t5zero::t5_large::shape, t5zero::batch_shape::of_lengths(8, 128, 128), options);
+  };
+  const t5zero::memory_plan whole = plan({});
+  const t5zero::memory_plan recomputed = plan({.recomputes_activations = true});
+  CHECK(recomputed.activation_bytes * 3 < whole.activation_bytes);
+  CHECK(recomputed.model_state_bytes() == whole.model_state_bytes());
+  const t5zero::memory_plan factored = plan({.optimizer = t5zero::optimizer_kind::adafactor});
+  CHECK(factored.first_moments.bytes == 0);
+  CHECK(factored.second_moments.bytes * 100 < whole.second_moments.bytes);
+}
+
 TEMPLATE_TEST_CASE("the bytes held are the bytes planned", "",
                    (t5zero::run<tiny, t5zero::zero_0, t5zero::fp32, counted_backend>),
                    (t5zero::run<tiny, t5zero::zero_2, t5zero::fp16, counted_backend>),
                    (t5zero::run<one_layer, t5zero::zero_3, t5zero::bf16, counted_backend>)) {
   const golden::ragged_batch batch = make_batch(3, 37);
+  const bool recomputes = GENERATE(false, true);
   for (const index_t accumulation : {1, 2}) {
     t5zero::trainer_options options;
     options.gradient_accumulation = accumulation;
     options.evaluation_batch = shape_of(batch);
     options.scaler.initial_scale = 1024;
+    options.recomputes_activations = recomputes;
+    if (recomputes) options.optimizer = t5zero::adafactor_options{};
     const index_t planned = TestType::plan(TestType::model::shape, shape_of(batch),
                                            t5zero::trainer<TestType>::plan_options_of(options))
                                 .total_bytes;

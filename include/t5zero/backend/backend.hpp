@@ -87,6 +87,17 @@ struct adamw_params {
   float grad_multiplier = 1.0F;        ///< unscaling and clipping in one factor
 };
 
+/// Scalars of one Adafactor update (Shazeer and Stern 2018) of a tensor.
+struct adafactor_params {
+  float learning_rate = 0.0F;
+  float beta2 = 0.0F;            ///< share of the second moment that is kept
+  float one_minus_beta2 = 1.0F;  ///< rounded from double
+  float epsilon = 1e-30F;        ///< added to squared gradients
+  float clip_threshold = 1.0F;   ///< of the update's root mean square
+  float weight_decay = 0.0F;     ///< 0 for what does not decay
+  float grad_multiplier = 1.0F;  ///< unscaling and clipping in one factor
+};
+
 // One idea each, so that a compiler names the missing piece.
 template <class B>
 concept has_execution = requires(typename B::execution& e) {

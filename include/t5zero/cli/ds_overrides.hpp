@@ -8,6 +8,7 @@
 #include <string>
 
 #include <t5zero/cli/options.hpp>
+#include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/optim/adamw.hpp>
 #include <t5zero/optim/loss_scaler.hpp>
@@ -20,8 +21,8 @@ namespace t5zero::cli {
 
 /// Where the file leaves something out, DeepSpeed's defaults stand, not the command line's.
 struct ds_overrides {
-  adamw_options optimizer;
-  double learning_rate = 0.0;  ///< peak
+  std::optional<adamw_options> optimizer;  ///< nothing: --optim stands
+  double learning_rate = 0.0;              ///< peak
   double max_grad_norm = 0.0;
   loss_scaler_options scaler;
   std::optional<warmup_lr_schedule> schedule;  ///< nothing: --lr_scheduler_type stands
@@ -93,14 +94,18 @@ inline ds_overrides apply_ds_config(ds_config& config, const options& chosen, in
   static_cast<void>(resolve_batch_sizes(config, 1));  // checks that the sizes agree
 
   ds_overrides result;
-  result.optimizer = {chosen.adam_beta1, chosen.adam_beta2, chosen.adam_epsilon, chosen.weight_decay,
-                      weight_decay_scope::hugging_face};
   result.learning_rate = chosen.learning_rate;
   if (config.optimizer) {
+    if (chosen.uses_adafactor()) {
+      throw input_error(config.source +
+                        ": --adafactor was passed, but also found `optimizer` configured in the DeepSpeed "
+                        "config. Only one optimizer can be configured: remove one of them");
+    }
     const ds_optimizer_section& optimizer = *config.optimizer;
     const std::array<double, 2> betas = detail::value_or(optimizer.betas, std::array{0.9, 0.999});
-    result.optimizer = {betas[0], betas[1], detail::value_or(optimizer.eps, 1e-8),
-                        detail::value_or(optimizer.weight_decay, 0.0), weight_decay_scope::everything};
+    result.optimizer =
+        adamw_options{betas[0], betas[1], detail::value_or(optimizer.eps, 1e-8),
+                      detail::value_or(optimizer.weight_decay, 0.0), weight_decay_scope::everything};
     result.learning_rate = detail::value_or(optimizer.lr, 1e-3);
   }
   result.max_grad_norm = detail::value_or(config.gradient_clipping, 1.0);
@@ -121,10 +126,12 @@ inline std::string overrides_notice(const ds_config& config, const options& chos
             python_repr(asked);
   };
   add("--learning_rate", chosen.learning_rate, result.learning_rate);
-  add("--weight_decay", chosen.weight_decay, result.optimizer.weight_decay);
-  add("--adam_beta1", chosen.adam_beta1, result.optimizer.beta1);
-  add("--adam_beta2", chosen.adam_beta2, result.optimizer.beta2);
-  add("--adam_epsilon", chosen.adam_epsilon, result.optimizer.epsilon);
+  if (result.optimizer) {
+    add("--weight_decay", chosen.weight_decay, result.optimizer->weight_decay);
+    add("--adam_beta1", chosen.adam_beta1, result.optimizer->beta1);
+    add("--adam_beta2", chosen.adam_beta2, result.optimizer->beta2);
+    add("--adam_epsilon", chosen.adam_epsilon, result.optimizer->epsilon);
+  }
   add("--max_grad_norm", chosen.max_grad_norm, result.max_grad_norm);
   if (config.scheduler) {
     text += std::string(text.empty() ? "" : ", ") + "the learning rate follows " + config.scheduler->type +

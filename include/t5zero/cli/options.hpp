@@ -61,10 +61,12 @@ struct options {
   double adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8;
   double max_grad_norm = 1.0;  ///< 0: no clipping
   lr_schedule_kind lr_scheduler_type = lr_schedule_kind::linear;
+  std::optional<std::string> lr_scheduler_kwargs;  ///< a JSON object
   double warmup_ratio = 0.0;
   step_count warmup_steps;
   double label_smoothing_factor = 0.0;
   std::string optim = "adamw_torch";
+  bool adafactor = false;  ///< old spelling of optim adafactor
 
   // Logging, evaluation, checkpoints
   interval_strategy logging_strategy = interval_strategy::steps;
@@ -98,6 +100,7 @@ struct options {
   // Generation
   bool predict_with_generate = false;
   std::optional<index_t> generation_max_length, generation_num_beams;
+  std::optional<std::string> generation_config;  ///< file, directory or Hub name
 
   /// Not empty: print it on stdout and exit with 0; the other fields are then not checked.
   std::string help_text;
@@ -107,6 +110,7 @@ struct options {
   [[nodiscard]] bool reports_to_tensorboard() const {
     return (" " + report_to + " ").find(" tensorboard ") != std::string::npos || report_to == "all";
   }
+  [[nodiscard]] bool uses_adafactor() const { return adafactor || optim == "adafactor"; }
   /// What decides which evaluation is the best, without "eval_".
   [[nodiscard]] std::string best_metric() const {
     std::string name = metric_for_best_model.value_or("loss");

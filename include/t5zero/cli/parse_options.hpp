@@ -17,6 +17,7 @@
 #include <CLI/CLI.hpp>
 
 #include <t5zero/cli/argument_table.hpp>
+#include <t5zero/cli/lr_schedule_options.hpp>
 #include <t5zero/cli/option_binder.hpp>
 #include <t5zero/cli/options.hpp>
 #include <t5zero/cli/spelling.hpp>
@@ -59,6 +60,7 @@ inline void bind_model_and_data(option_binder& bind, options& to) {
   bind.text("source_prefix", to.source_prefix);
   bind.integer("num_beams", to.num_beams, 1, "a number of beams of at least 1");
   bind.boolean("predict_with_generate", to.predict_with_generate);
+  bind.text("generation_config", to.generation_config);
   bind.integer("generation_max_length", to.generation_max_length, 1, "a number of tokens of at least 1",
                longest_sequence);
   bind.integer("generation_num_beams", to.generation_num_beams, 1, "a number of beams of at least 1");
@@ -93,16 +95,17 @@ inline void bind_training(option_binder& bind, options& to) {
   bind.number("adam_epsilon", to.adam_epsilon, {0, infinity, "a number of at least 0"});
   bind.number("max_grad_norm", to.max_grad_norm, {0, infinity, "a norm, or 0 for no clipping,"});
   bind.choice<lr_schedule_kind>("lr_scheduler_type", to.lr_scheduler_type,
-                                {{"linear", lr_schedule_kind::linear},
-                                 {"constant", lr_schedule_kind::constant},
-                                 {"constant_with_warmup", lr_schedule_kind::constant_with_warmup},
-                                 {"cosine", lr_schedule_kind::cosine}});
+                                {lr_schedule_names.begin(), lr_schedule_names.end()});
+  bind.text("lr_scheduler_kwargs", to.lr_scheduler_kwargs);
   bind.number("warmup_ratio", to.warmup_ratio, {0, 1, "a share in [0,1]"});
   bind.steps("warmup_steps", to.warmup_steps, 0);
   bind.number("label_smoothing_factor", to.label_smoothing_factor,
               {0, 1, "a number in [0,1)", /*open_high=*/true});
   bind.choice<std::string>("optim", to.optim,
-                           {{"adamw_torch", "adamw_torch"}, {"adamw_torch_fused", "adamw_torch_fused"}});
+                           {{"adamw_torch", "adamw_torch"},
+                            {"adamw_torch_fused", "adamw_torch_fused"},
+                            {"adafactor", "adafactor"}});
+  bind.boolean("adafactor", to.adafactor);
 }
 
 inline void bind_running(option_binder& bind, options& to) {
@@ -148,6 +151,7 @@ inline void bind_running(option_binder& bind, options& to) {
   bind.integer("local_rank", to.local_rank, -1, "a rank, or -1 for none,");
   bind.text("deepspeed", to.deepspeed);
   bind.boolean("gradient_checkpointing", to.gradient_checkpointing);
+  bind.boolean("activation_checkpointing", to.gradient_checkpointing);
 }
 
 /// The given value as one text, lists joined by blanks.
@@ -271,6 +275,8 @@ inline void check_options(const options& chosen) {
         "--num_train_epochs 0: --do_train would train nothing; give more epochs or --max_steps, or leave "
         "--do_train out");
   }
+  // Throws for keys and values that the schedule does not know.
+  static_cast<void>(make_lr_schedule(chosen, chosen.learning_rate, std::max<index_t>(1, chosen.max_steps)));
   check_evaluation(chosen);
   if (chosen.num_gpus > 1) {
     throw input_error("--num_gpus " + std::to_string(chosen.num_gpus) +

@@ -59,25 +59,13 @@ struct run_documents {
     all.emplace_back("total_train_batch_size",
                      std::to_string(chosen.per_device_train_batch_size * chosen.gradient_accumulation_steps));
   }
-  all.emplace_back("optimizer", "AdamW with betas=(" + python_repr(chosen.adam_beta1) + "," +
-                                    python_repr(chosen.adam_beta2) +
-                                    "), epsilon=" + python_repr(chosen.adam_epsilon) +
-                                    ", weight_decay=" + python_repr(chosen.weight_decay));
-  const char* schedule = "linear";
-  switch (chosen.lr_scheduler_type) {
-    case lr_schedule_kind::linear:
-      break;
-    case lr_schedule_kind::constant:
-      schedule = "constant";
-      break;
-    case lr_schedule_kind::constant_with_warmup:
-      schedule = "constant_with_warmup";
-      break;
-    case lr_schedule_kind::cosine:
-      schedule = "cosine";
-      break;
-  }
-  all.emplace_back("lr_scheduler_type", schedule);
+  all.emplace_back("optimizer", chosen.uses_adafactor()
+                                    ? "Adafactor with weight_decay=" + python_repr(chosen.weight_decay)
+                                    : "AdamW with betas=(" + python_repr(chosen.adam_beta1) + "," +
+                                          python_repr(chosen.adam_beta2) +
+                                          "), epsilon=" + python_repr(chosen.adam_epsilon) +
+                                          ", weight_decay=" + python_repr(chosen.weight_decay));
+  all.emplace_back("lr_scheduler_type", to_string(chosen.lr_scheduler_type));
   if (chosen.warmup_ratio > 0)
     all.emplace_back("lr_scheduler_warmup_ratio", python_repr(chosen.warmup_ratio));
   if (chosen.warmup_steps.value > 0)

@@ -33,12 +33,18 @@ struct translate_options {
   [[nodiscard]] std::string_view precision() const { return fp16 ? "fp16" : bf16 ? "bf16" : "fp32"; }
 };
 
-/// Throws input_error naming the flag, its value and the repair.
-[[nodiscard]] inline translate_options parse_translate_options(int argc, const char* const* argv) {
+/// defaults: what holds where no flag is given, the model's generation_config. Throws input_error naming the
+/// flag, its value and the repair.
+[[nodiscard]] inline translate_options parse_translate_options(int argc, const char* const* argv,
+                                                               const generation_options& defaults = {}) {
   translate_options chosen;
-  chosen.generation.max_length = 128;
   generation_options& generation = chosen.generation;
-  std::string early_stopping = "false";
+  generation = defaults;
+  // A model that says nothing about lengths would stop in the middle of most sentences.
+  if (generation.max_length == generation_options{}.max_length) generation.max_length = 128;
+  std::string early_stopping = defaults.early_stopping == early_stopping_rule::when_full ? "true"
+                               : defaults.early_stopping == early_stopping_rule::never   ? "never"
+                                                                                         : "false";
   CLI::App app("Translates lines of text with a saved T5: one line in, one line out.", "translate");
   // Every name also with dashes, as Hugging Face's parsers have it.
   const auto name = [](std::string text) {

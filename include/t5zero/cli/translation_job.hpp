@@ -16,12 +16,16 @@
 #include <utility>
 #include <vector>
 
+#include <t5zero/cli/capacity_checks.hpp>
 #include <t5zero/cli/ds_overrides.hpp>
+#include <t5zero/cli/generation_choice.hpp>
+#include <t5zero/cli/lr_schedule_options.hpp>
 #include <t5zero/cli/options.hpp>
 #include <t5zero/cli/result_files.hpp>
 #include <t5zero/cli/resume.hpp>
 #include <t5zero/cli/run_constraints.hpp>
 #include <t5zero/cli/run_documents.hpp>
+#include <t5zero/cli/trainer_settings.hpp>
 #include <t5zero/cli/translation_setup.hpp>
 #include <t5zero/io/checkpoint_directory.hpp>
 #include <t5zero/io/model_directory.hpp>
@@ -46,7 +50,7 @@ template <class Run>
 class translation_job {
  public:
   translation_job(options chosen, std::optional<ds_config> config)
-      : chosen_(std::move(chosen)), ds_(std::move(config)), learning_rate_(chosen_.learning_rate) {}
+      : chosen_(std::move(chosen)), ds_(std::move(config)) {}
 
   int run() {
     if (chosen_.save_dtype == save_dtype_choice::half && sizeof(typename Run::param_type) == 4) {
@@ -54,7 +58,7 @@ class translation_job {
           "--save_dtype 16bit: this run holds fp32 weights; train with --fp16 or --bf16, or leave "
           "the flag out");
     }
-    check_memory_of_model();
+    check_memory_of_model<Run>(plan_options_of<typename Run::backend>(chosen_, compiled.vocab_size));
     if (!chosen_.do_train && !chosen_.do_eval && !chosen_.do_predict) {
       std::cerr << "There is nothing to do. Please pass `do_train`, `do_eval` and/or `do_predict`.\n";
       return 0;
@@ -77,25 +81,6 @@ class translation_job {
     return 0;
   }
 
-  /// The worst batch that the options allow.
-  [[nodiscard]] static batch_shape longest_batch(const options& chosen) {
-    const bool trains = chosen.do_train || !chosen.do_eval;
-    const index_t target_length = std::max(chosen.max_target_length, chosen.evaluation_target_length());
-    const target_padding padding = padding_of_labels(chosen, target_length);
-    return batch_shape::of_lengths(
-        trains ? chosen.per_device_train_batch_size : chosen.per_device_eval_batch_size,
-        chosen.max_source_length, padding.counts_in_loss ? padding.padded(target_length) : target_length);
-  }
-  [[nodiscard]] static plan_options plan_options_of(const options& chosen) {
-    return {.threads = threads_of(chosen),
-            .accumulates_micro_batches = chosen.gradient_accumulation_steps > 1,
-            .trains = chosen.do_train || !chosen.do_eval,
-            .generation = generation_bounds(chosen, compiled.vocab_size)};
-  }
-  [[nodiscard]] static int threads_of(const options& chosen) {
-    return chosen.threads > 0 ? static_cast<int>(chosen.threads) : Run::backend::default_threads();
-  }
-
  private:
   using clock = std::chrono::steady_clock;
   static constexpr model_shape compiled = Run::model::shape;
@@ -104,46 +89,16 @@ class translation_job {
     return std::chrono::duration<double>(clock::now() - start).count();
   }
 
-  /// Weights, moments and gradients alone: refused before any name is resolved or any text read.
-  void check_memory_of_model() const {
-    const index_t available = Run::backend::memory::available_bytes();
-    const plan_options planned = plan_options_of(chosen_);
-    const memory_plan plan = Run::plan(compiled, {}, planned);
-    const index_t needed = plan.model_state_bytes();
-    if (needed <= available) return;
-    std::string fits = "none of the known models fits in this configuration";
-    index_t best = 0;
-    for_each_type(all_model_sizes{}, [&]<class Model>() {
-      using other = t5zero::run<Model, typename Run::zero, typename Run::precision, typename Run::backend>;
-      const index_t bytes = other::plan(Model::shape, {}, planned).model_state_bytes();
-      if (bytes <= available && bytes > best) {
-        best = bytes;
-        fits = other::name() + " (" + human_bytes(bytes) + ") would fit";
-      }
-    });
-    throw capacity_error(Run::name() + ": the model's states alone need " + with_thousands(needed) +
-                         " bytes (" + human_bytes(needed) + "), " + with_thousands(available) +
-                         " are available: " + with_thousands(needed - available) + " bytes (" +
-                         human_bytes(needed - available) +
-                         ") are missing. ZeRO does not help on one rank without offload; " + fits +
-                         ". --plan prints the whole table.");
-  }
-
-  /// Refuses, before the first update, a place that cannot take the model at the end.
+  /// Refuses, before the first update, a place that cannot take what will be saved.
   void check_output_space() const {
     const atomic_save probe(chosen_.output_dir);  // makes the directory, or fails; takes it away again
     if (!chosen_.do_train) return;
-    index_t needed = 0;
-    for (const parameter_row& row : trainer_->parameters()) {
-      needed += row.count() * (saves_16_bit() ? index_t{2} : index_t{4});
-    }
-    std::error_code unknown;
-    const std::filesystem::space_info space = std::filesystem::space(chosen_.output_dir, unknown);
-    if (unknown || space.available >= static_cast<std::uintmax_t>(needed)) return;
-    throw capacity_error("--output_dir " + chosen_.output_dir + ": the model's weights need " +
-                         with_thousands(needed) + " bytes, " +
-                         with_thousands(static_cast<index_t>(space.available)) +
-                         " are free there; free some space or name another directory");
+    const index_t parameters = parameter_count(files_.config.shape);
+    save_sizes sizes{.model = parameters * (saves_16_bit() ? 2 : 4),
+                     .state = trainer_->plan().first_moments.bytes + trainer_->plan().second_moments.bytes +
+                              (saves_16_bit() ? parameters * 4 : 0)};
+    const std::string warning = check_disk_space(chosen_, sizes, checkpoints_at_once(chosen_, *steps_));
+    if (!warning.empty()) std::cerr << warning << "\n";
   }
 
   [[nodiscard]] bool saves_16_bit() const {
@@ -222,40 +177,24 @@ class translation_job {
                                             padding_of_labels(chosen_, chosen_.max_target_length));
     }
 
-    trainer_options settings;
-    settings.trains = chosen_.do_train;
+    trainer_options settings = trainer_options_of<typename Run::backend>(chosen_, files_.config.dropout_rate);
     settings.evaluation_batch = evaluation;
-    settings.generation = generation_bounds(chosen_, files_.config.shape.vocab_size);
-    settings.threads = threads_of(chosen_);
-    settings.gradient_accumulation = chosen_.gradient_accumulation_steps;
-    settings.max_grad_norm = chosen_.max_grad_norm;
-    settings.label_smoothing = static_cast<float>(chosen_.label_smoothing_factor);
-    settings.dropout_rate = static_cast<float>(files_.config.dropout_rate);
-    settings.seed = static_cast<std::uint32_t>(chosen_.seed);
-    settings.optimizer = {chosen_.adam_beta1, chosen_.adam_beta2, chosen_.adam_epsilon, chosen_.weight_decay,
-                          weight_decay_scope::hugging_face};
-    settings.scaler = loss_scaler_options::grad_scaler();
+    settings.generation = generation_bounds(chosen_, files_.generation, files_.config.shape.vocab_size);
+    double learning_rate = chosen_.learning_rate;
     if (ds_ && steps_) {
       const ds_overrides decided = apply_ds_config(*ds_, chosen_, compiled.d_model, steps_->max_steps);
-      settings.optimizer = decided.optimizer;
+      if (decided.optimizer) settings.optimizer = *decided.optimizer;
       settings.max_grad_norm = decided.max_grad_norm;
       settings.scaler = decided.scaler;
-      learning_rate_ = decided.learning_rate;
+      learning_rate = decided.learning_rate;
       ds_schedule_ = decided.schedule;
       if (const std::string notice = overrides_notice(*ds_, chosen_, decided); !notice.empty()) {
         std::cerr << notice << "\n";
       }
     }
-    const memory_plan plan =
-        Run::plan(files_.config.shape, largest_, trainer<Run>::plan_options_of(settings));
-    const index_t available = Run::backend::memory::available_bytes();
-    if (plan.total_bytes > available) {
-      throw capacity_error(
-          Run::name() + ": this data needs " + with_thousands(plan.total_bytes) + " bytes, " +
-          with_thousands(available) + " are available: " + with_thousands(plan.total_bytes - available) +
-          " bytes are missing. Lower --per_device_train_batch_size, --per_device_eval_batch_size or "
-          "--max_source_length");
-    }
+    if (steps_) schedule_ = make_lr_schedule(chosen_, learning_rate, steps_->max_steps);
+    check_memory_of_plan<Run>(
+        Run::plan(files_.config.shape, largest_, trainer<Run>::plan_options_of(settings)), chosen_);
     trainer_ = std::make_unique<trainer<Run>>(files_.config.shape, largest_, settings);
     const clock::time_point start = clock::now();
     if (checkpoint_) {
@@ -272,12 +211,7 @@ class translation_job {
 
   [[nodiscard]] double learning_rate(index_t applied_updates) const {
     if (ds_schedule_) return (*ds_schedule_)(applied_updates);
-    lr_schedule schedule;
-    schedule.kind = chosen_.lr_scheduler_type;
-    schedule.learning_rate = learning_rate_;
-    schedule.total_steps = steps_->max_steps;
-    schedule.warmup_steps = chosen_.warmup_updates(steps_->max_steps);
-    return schedule(applied_updates);
+    return schedule_(applied_updates);
   }
 
   void summarise() const {
@@ -325,37 +259,7 @@ class translation_job {
   }
   [[nodiscard]] data_fingerprint fingerprint_of_data() const {
     return {train_data_->size(), chosen_.per_device_train_batch_size, chosen_.gradient_accumulation_steps,
-            order_seed()};
-  }
-  [[nodiscard]] std::uint32_t order_seed() const {
-    return static_cast<std::uint32_t>(chosen_.data_seed.value_or(chosen_.seed));
-  }
-
-  /// Table 6.1 of what applies when: evaluations during training look at the model's generation_config, the
-  /// final ones at the script's flags.
-  enum class evaluation_time : std::uint8_t { during_training, at_end };
-
-  [[nodiscard]] static generation_options generation_of(const options& chosen, evaluation_time when) {
-    generation_options how;
-    const bool at_end = when == evaluation_time::at_end;
-    // The untouched default of 20 counts new tokens: 21 with the start token.
-    how.max_length = std::max<index_t>(
-        2, chosen.generation_max_length.value_or(at_end ? chosen.evaluation_target_length() : 21));
-    how.num_beams = at_end ? chosen.num_beams : chosen.generation_num_beams.value_or(1);
-    return how;
-  }
-  /// Bounds of all generations of the run.
-  [[nodiscard]] static generation_shape generation_bounds(const options& chosen, index_t vocab_size) {
-    if (!chosen.predict_with_generate || (!chosen.do_eval && !chosen.do_predict)) return {};
-    generation_shape bounds = generation_of(chosen, evaluation_time::at_end).shape(vocab_size);
-    if (chosen.do_train && chosen.eval_strategy != interval_strategy::no) {
-      const generation_shape other =
-          generation_of(chosen, evaluation_time::during_training).shape(vocab_size);
-      bounds.num_beams = std::max(bounds.num_beams, other.num_beams);
-      bounds.max_length = std::max(bounds.max_length, other.max_length);
-      bounds.candidates = std::max(bounds.candidates, other.candidates);
-    }
-    return bounds;
+            order_seed(chosen_)};
   }
   [[nodiscard]] evaluation_options evaluation_of(evaluation_time when, bool has_references) const {
     evaluation_options how;
@@ -364,10 +268,7 @@ class translation_job {
     how.padding = padding_of_labels(chosen_, chosen_.evaluation_target_length());
     how.has_references = has_references;
     how.cleans_up = files_.tokenizer_config.value("clean_up_tokenization_spaces", false);
-    if (chosen_.predict_with_generate) {
-      how.generation = generation_of(chosen_, when);
-      how.generation->decoder_start_token_id = files_.config.decoder_start_token_id;
-    }
+    if (chosen_.predict_with_generate) how.generation = choose_generation(chosen_, files_.generation, when);
     return how;
   }
 
@@ -380,27 +281,7 @@ class translation_job {
       if (chosen_.ignore_data_skip) state.batch = 0;
       checkpoint_.reset();
     }
-    loop_options how;
-    how.batch_size = chosen_.per_device_train_batch_size;
-    how.gradient_accumulation = chosen_.gradient_accumulation_steps;
-    how.order_seed = order_seed();
-    how.groups_by_length = chosen_.group_by_length;
-    how.decoder_start_token_id = files_.config.decoder_start_token_id;
-    how.padding = padding_of_labels(chosen_, chosen_.max_target_length);
-    how.rounds_sources_to_8 = chosen_.fp16;
-    how.fixed_source_length = chosen_.pad_to_max_length ? chosen_.max_source_length : 0;
-    how.replaces_nan_in_logs = chosen_.logging_nan_inf_filter;
-    const auto updates = [&](step_count count) { return std::max<index_t>(1, count.steps(steps.max_steps)); };
-    how.logging = chosen_.logging_strategy;
-    how.log_every = updates(chosen_.logging_steps);
-    how.logs_first_step = chosen_.logging_first_step;
-    how.evaluating = chosen_.eval_strategy;
-    how.evaluate_every = updates(chosen_.eval_steps.value_or(chosen_.logging_steps));
-    how.evaluation_delay = chosen_.eval_delay;
-    how.evaluates_on_start = chosen_.eval_on_start && chosen_.eval_strategy != interval_strategy::no;
-    how.saving = chosen_.save_strategy;
-    how.save_every = updates(chosen_.save_steps);
-
+    const loop_options how = loop_options_of(chosen_, steps, files_.config.decoder_start_token_id);
     facts_.logging_steps = how.log_every;
     facts_.eval_steps = how.evaluate_every;
     facts_.save_steps = how.save_every;
@@ -510,8 +391,8 @@ class translation_job {
 
   void add_model(atomic_save& save) {
     const bool narrow = saves_16_bit();
-    add_model_directory(save, files_.config, model_tensors(*trainer_, narrow), saved_type_name<Run>(narrow),
-                        *tokenizer_files_);
+    add_model_directory(save, files_.config, files_.generation.json, model_tensors(*trainer_, narrow),
+                        saved_type_name<Run>(narrow), *tokenizer_files_);
   }
 
   /// Writes checkpoint-<step> and removes what save_total_limit leaves no room for.
@@ -650,8 +531,8 @@ class translation_job {
   run_documents documents_;
   std::optional<tensorboard_writer> tensorboard_;
   std::optional<step_arithmetic> steps_;
-  std::optional<warmup_lr_schedule> ds_schedule_;
-  double learning_rate_;  ///< peak
+  lr_schedule schedule_;
+  std::optional<warmup_lr_schedule> ds_schedule_;  ///< stands over schedule_
   batch_shape largest_;
   std::unique_ptr<trainer<Run>> trainer_;
   double epoch_ = 0.0;

@@ -21,6 +21,7 @@
 #include <t5zero/data/tokenizer.hpp>
 #include <t5zero/data/train_sentencepiece.hpp>
 #include <t5zero/data/translation_pairs.hpp>
+#include <t5zero/io/generation_config.hpp>
 #include <t5zero/io/hub.hpp>
 #include <t5zero/io/model_config.hpp>
 #include <t5zero/io/model_directory.hpp>
@@ -33,6 +34,7 @@ namespace t5zero::cli {
 /// Model, tokenizer and, unless from scratch, open weight files.
 struct model_files {
   model_config config;
+  generation_config generation;
   std::optional<tensor_archive> weights;
   std::string source;  ///< where the weights come from, for messages
   std::optional<std::filesystem::path> tokenizer_file;
@@ -101,6 +103,24 @@ inline std::vector<text_pair> read_split(const options& chosen, const std::strin
   return read_translation_pairs(*file, pairs);
 }
 
+/// The generation_config.json that applies: the one of --generation_config (a file, a directory or a Hub
+/// name), else the model's (`directory`, may be empty), else what its config.json says. Throws input_error.
+inline generation_config find_generation_config(const options& chosen, const model_config& config,
+                                                const std::filesystem::path& directory) {
+  namespace fs = std::filesystem;
+  constexpr const char* name = "generation_config.json";
+  std::error_code ignored;
+  if (chosen.generation_config) {
+    const fs::path given = *chosen.generation_config;
+    if (fs::is_regular_file(given, ignored)) return read_generation_config(given);
+    return read_generation_config(
+        resolve(hub_kind::model, given.string(), "main", cache_of(chosen), "--generation_config") / name);
+  }
+  if (!directory.empty() && fs::exists(directory / name, ignored))
+    return read_generation_config(directory / name);
+  return parse_generation_config(config.json, "config.json");
+}
+
 /// Finds and reads config.json, weights and spiece.model. Throws input_error. compiled, model_name: the run's
 /// own shape and its name.
 inline model_files find_model(const options& chosen, const model_shape& compiled, std::string_view model_name,
@@ -134,6 +154,8 @@ inline model_files find_model(const options& chosen, const model_shape& compiled
         files.config.shape.vocab_size = shared->shape[0];  // some configs say 32100
     }
   }
+  files.generation = find_generation_config(chosen, files.config, directory);
+  files.generation.options.decoder_start_token_id = files.config.decoder_start_token_id;
   const std::string wrong = differences(files.config.shape, compiled);
   if (!wrong.empty()) {
     throw input_error(files.source + ": not the model of this run (" + run_name + "): " + wrong +

@@ -60,14 +60,15 @@ struct tokenizer_to_save {
 };
 
 /// Adds config.json, generation_config.json, the weights and the tokenizer files to a save.
-inline void add_model_directory(atomic_save& save, const model_config& config,
+/// `generation`: the generation_config.json that was read, whose other keys survive.
+inline void add_model_directory(atomic_save& save, const model_config& config, nlohmann::json generation,
                                 std::vector<tensor_to_save> tensors, std::string_view saved_type,
                                 const tokenizer_to_save& tokenizer) {
   save.add("config.json", to_json(config, saved_type).dump(2) + "\n");
-  const nlohmann::json generation = {{"_from_model_config", true},
-                                     {"decoder_start_token_id", config.decoder_start_token_id},
-                                     {"eos_token_id", 1},
-                                     {"pad_token_id", 0}};
+  if (generation.empty()) generation["_from_model_config"] = true;
+  generation["decoder_start_token_id"] = config.decoder_start_token_id;
+  generation["eos_token_id"] = 1;
+  generation["pad_token_id"] = 0;
   save.add("generation_config.json", generation.dump(2) + "\n");
   save_model_tensors(save, std::move(tensors));
   save.add("spiece.model", tokenizer.sentencepiece);

@@ -19,12 +19,15 @@ class activations {
 
   [[nodiscard]] const nn::sublayer_scratch<T>& scratch() const { return scratch_; }
 
+  /// Are layers computed again before their backward?
+  [[nodiscard]] bool recomputes() const { return plan_->recomputes; }
+
   /// Residual stream before sublayer i, [tokens, d_model].
   [[nodiscard]] matrix_view<float> encoder_stream(index_t i, index_t tokens) const {
-    return view<float>(plan_->encoder_stream[i], tokens, shape_->d_model);
+    return stream(plan_->encoder_stream, plan_->encoder_inner_stream, i, 2, tokens);
   }
   [[nodiscard]] matrix_view<float> decoder_stream(index_t i, index_t tokens) const {
-    return view<float>(plan_->decoder_stream[i], tokens, shape_->d_model);
+    return stream(plan_->decoder_stream, plan_->decoder_inner_stream, i, 3, tokens);
   }
   [[nodiscard]] nn::attention_state<T> encoder_attention(index_t layer, index_t tokens) const {
     return attention(plan_->encoder_attention, layer, tokens, 3 * shape_->inner_dim());
@@ -86,6 +89,12 @@ class activations {
     require(rows * cols * static_cast<index_t>(sizeof(U)) <= where.bytes,
             "activations: the batch has more tokens than were planned");
     return {at<U>(where), rows, cols};
+  }
+  [[nodiscard]] matrix_view<float> stream(const slice_array& before, const slice_array& inner, index_t i,
+                                          index_t sublayers, index_t tokens) const {
+    if (!plan_->recomputes) return view<float>(before[i], tokens, shape_->d_model);
+    const index_t place = i % sublayers;
+    return view<float>(place == 0 ? before[i / sublayers] : inner[place - 1], tokens, shape_->d_model);
   }
   [[nodiscard]] nn::attention_state<T> attention(const attention_slices& slices, index_t layer,
                                                  index_t tokens, index_t projected) const {

@@ -44,20 +44,8 @@ class decoder {
     for (index_t i = 0; i < shape.n_decoder_layers; ++i) {
       const auto& layer = layers_[static_cast<std::size_t>(i)];
       const auto lease = source.acquire(layer.all);
-      const weight_views<T> weights{lease.data(), layer.all.first};
-      Sublayers::self_attention_forward(
-          execution, shape, attention_mask::causal, tokens, weights.self_attention(shape, layer, bias.data()),
-          self_places(dropout, i), saved.decoder_stream(3 * i, n), saved.decoder_attention(i, n),
-          saved.scratch(), saved.decoder_stream(3 * i + 1, n));
-      Sublayers::cross_attention_forward(
-          execution, shape, tokens, batch.source, weights.cross_attention(shape, layer),
-          key_value_of_layer(key_value, i, shape.inner_dim()), cross_places(dropout, i),
-          saved.decoder_stream(3 * i + 1, n), saved.cross_attention(i, n), saved.scratch(),
-          saved.decoder_stream(3 * i + 2, n));
-      Sublayers::feed_forward_forward(execution, shape, tokens, weights.feed_forward(shape, layer),
-                                      feed_forward_places(dropout, i), saved.decoder_stream(3 * i + 2, n),
-                                      saved.decoder_feed_forward(i, n), saved.scratch(),
-                                      saved.decoder_stream(3 * i + 3, n));
+      layer_forward(execution, {lease.data(), layer.all.first}, bias.data(), batch, key_value, dropout, i,
+                    saved);
     }
     const auto lease = source.acquire(final_norm_);
     Sublayers::final_norm_forward(execution, shape, tokens, {lease.data(), shape.d_model},
@@ -130,6 +118,9 @@ class decoder {
       const auto& layer = layers_[static_cast<std::size_t>(i)];
       const auto lease = source.acquire(layer.all);
       const weight_views<T> weights{lease.data(), layer.all.first};
+      // The last layer's activations are still those of the forward.
+      if (saved.recomputes() && i + 1 < shape.n_decoder_layers)
+        layer_forward(execution, weights, bias.data(), batch, key_value, dropout, i, saved);
       Sublayers::feed_forward_backward(execution, shape, tokens, weights.feed_forward(shape, layer),
                                        feed_forward_places(dropout, i), saved.decoder_stream(3 * i + 2, n),
                                        saved.decoder_feed_forward(i, n), saved.scratch(),
@@ -153,6 +144,30 @@ class decoder {
   }
 
  private:
+  /// Fills the activations of layer i and the stream after it.
+  template <class Execution>
+  void layer_forward(Execution& execution, const weight_views<T>& weights, const T* bias,
+                     const batch_view& batch, matrix_view<const T> key_value, const dropout_state& dropout,
+                     index_t i, const activations<T>& saved) const {
+    const model_shape& shape = *shape_;
+    const auto& layer = layers_[static_cast<std::size_t>(i)];
+    const ragged_view& tokens = batch.target;
+    const index_t n = tokens.tokens;
+    Sublayers::self_attention_forward(execution, shape, attention_mask::causal, tokens,
+                                      weights.self_attention(shape, layer, bias), self_places(dropout, i),
+                                      saved.decoder_stream(3 * i, n), saved.decoder_attention(i, n),
+                                      saved.scratch(), saved.decoder_stream(3 * i + 1, n));
+    Sublayers::cross_attention_forward(
+        execution, shape, tokens, batch.source, weights.cross_attention(shape, layer),
+        key_value_of_layer(key_value, i, shape.inner_dim()), cross_places(dropout, i),
+        saved.decoder_stream(3 * i + 1, n), saved.cross_attention(i, n), saved.scratch(),
+        saved.decoder_stream(3 * i + 2, n));
+    Sublayers::feed_forward_forward(execution, shape, tokens, weights.feed_forward(shape, layer),
+                                    feed_forward_places(dropout, i), saved.decoder_stream(3 * i + 2, n),
+                                    saved.decoder_feed_forward(i, n), saved.scratch(),
+                                    saved.decoder_stream(3 * i + 3, n));
+  }
+
   static dropout_site place(const dropout_state& dropout, index_t layer, dropout_place where) {
     return dropout.at(parameter_stack::decoder, layer, where);
   }

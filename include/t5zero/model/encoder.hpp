@@ -46,15 +46,7 @@ class encoder {
     for (index_t i = 0; i < shape.n_encoder_layers; ++i) {
       const auto& layer = layers_[static_cast<std::size_t>(i)];
       const auto lease = source.acquire(layer.all);
-      const weight_views<T> weights{lease.data(), layer.all.first};
-      Sublayers::self_attention_forward(
-          execution, shape, attention_mask::full, tokens, weights.self_attention(shape, layer, bias.data()),
-          attention_places(dropout, i), saved.encoder_stream(2 * i, n), saved.encoder_attention(i, n),
-          saved.scratch(), saved.encoder_stream(2 * i + 1, n));
-      Sublayers::feed_forward_forward(execution, shape, tokens, weights.feed_forward(shape, layer),
-                                      feed_forward_places(dropout, i), saved.encoder_stream(2 * i + 1, n),
-                                      saved.encoder_feed_forward(i, n), saved.scratch(),
-                                      saved.encoder_stream(2 * i + 2, n));
+      layer_forward(execution, {lease.data(), layer.all.first}, bias.data(), tokens, dropout, i, saved);
     }
     {
       const auto lease = source.acquire(final_norm_);
@@ -100,6 +92,9 @@ class encoder {
       const auto& layer = layers_[static_cast<std::size_t>(i)];
       const auto lease = source.acquire(layer.all);
       const weight_views<T> weights{lease.data(), layer.all.first};
+      // The last layer's activations are still those of the forward.
+      if (saved.recomputes() && i + 1 < shape.n_encoder_layers)
+        layer_forward(execution, weights, bias.data(), tokens, dropout, i, saved);
       Sublayers::feed_forward_backward(execution, shape, tokens, weights.feed_forward(shape, layer),
                                        feed_forward_places(dropout, i), saved.encoder_stream(2 * i + 1, n),
                                        saved.encoder_feed_forward(i, n), saved.scratch(),
@@ -117,6 +112,24 @@ class encoder {
   }
 
  private:
+  /// Fills the activations of layer i and the stream after it.
+  template <class Execution>
+  void layer_forward(Execution& execution, const weight_views<T>& weights, const T* bias,
+                     const ragged_view& tokens, const dropout_state& dropout, index_t i,
+                     const activations<T>& saved) const {
+    const model_shape& shape = *shape_;
+    const auto& layer = layers_[static_cast<std::size_t>(i)];
+    const index_t n = tokens.tokens;
+    Sublayers::self_attention_forward(
+        execution, shape, attention_mask::full, tokens, weights.self_attention(shape, layer, bias),
+        attention_places(dropout, i), saved.encoder_stream(2 * i, n), saved.encoder_attention(i, n),
+        saved.scratch(), saved.encoder_stream(2 * i + 1, n));
+    Sublayers::feed_forward_forward(execution, shape, tokens, weights.feed_forward(shape, layer),
+                                    feed_forward_places(dropout, i), saved.encoder_stream(2 * i + 1, n),
+                                    saved.encoder_feed_forward(i, n), saved.scratch(),
+                                    saved.encoder_stream(2 * i + 2, n));
+  }
+
   static dropout_site place(const dropout_state& dropout, index_t layer, dropout_place where) {
     return dropout.at(parameter_stack::encoder, layer, where);
   }

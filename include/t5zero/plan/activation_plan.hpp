@@ -4,8 +4,10 @@
 // norm, q, k, v, the context and the log-sum-exp of each attention, the hidden layer of each feed-forward,
 // and the encoder's output with its cross-attention k, v. Everything else (normed inputs, dropout masks,
 // attention probabilities) is computed again. Buffers that live within one sublayer are shared by all
-// sublayers; the head's logits, which live between forward and backward, share the same bytes. In evaluation
-// nothing is saved: layers take two streams in turn, and one state of each kind.
+// sublayers; the head's logits, which live between forward and backward, share the same bytes. Training that
+// recomputes activations saves the stream before each layer alone and computes a layer again before its
+// backward: one state of each kind serves all layers. In evaluation nothing is saved: sublayers take two
+// streams in turn, and one state of each kind.
 #pragma once
 
 #include <cstdint>
@@ -32,15 +34,18 @@ struct feed_forward_slices {
 };
 
 struct activation_plan {
+  bool recomputes = false;  ///< streams are those before each layer; inner_stream is within the layer at hand
   slice_array
       encoder_stream;  ///< float [source_tokens, d_model]: before each sublayer, and the last one's output
+  slice_array encoder_inner_stream;  ///< float [source_tokens, d_model]; empty unless recomputes
   attention_slices encoder_attention;
   feed_forward_slices encoder_feed_forward;
   slice encoder_final_inverse_rms;  ///< float [source_tokens]
   slice encoder_output;             ///< param [source_tokens, d_model]
   slice cross_key_value;            ///< param [source_tokens, n_decoder_layers * 2 * inner_dim]
 
-  slice_array decoder_stream;  ///< float [target_tokens, d_model]
+  slice_array decoder_stream;        ///< float [target_tokens, d_model]
+  slice_array decoder_inner_stream;  ///< float [target_tokens, d_model]; empty unless recomputes
   attention_slices decoder_attention;
   attention_slices cross_attention;
   feed_forward_slices decoder_feed_forward;
@@ -76,12 +81,13 @@ struct activation_plan {
 inline constexpr index_t head_chunk_tokens = 256;
 
 /// What the activations are for.
-enum class activation_use : std::uint8_t { training, evaluation };
+enum class activation_use : std::uint8_t { training, recomputed_training, evaluation };
 
 /// Lays the activations out. `param_bytes`: of one stored element (4 or 2).
 constexpr activation_plan plan_activations(const model_shape& shape, const batch_shape& batch,
                                            activation_use use, index_t param_bytes, slice_builder& builder) {
-  const bool trains = use == activation_use::training;
+  const bool trains = use != activation_use::evaluation;
+  const bool keeps_all = use == activation_use::training;
   const index_t start = builder.position();
   const index_t d = shape.d_model;
   const index_t inner = shape.inner_dim();
@@ -94,7 +100,7 @@ constexpr activation_plan plan_activations(const model_shape& shape, const batch
 
   activation_plan plan;
   auto attention = [&](index_t all_layers, index_t tokens, index_t projected) {
-    const index_t layers = trains ? all_layers : 1;
+    const index_t layers = keeps_all ? all_layers : 1;
     attention_slices slices;
     slices.inverse_rms = builder.take_array(layers, tokens * 4);
     slices.projected = builder.take_array(layers, tokens * projected * param_bytes);
@@ -103,21 +109,27 @@ constexpr activation_plan plan_activations(const model_shape& shape, const batch
     return slices;
   };
   auto feed_forward = [&](index_t all_layers, index_t tokens) {
-    const index_t layers = trains ? all_layers : 1;
+    const index_t layers = keeps_all ? all_layers : 1;
     feed_forward_slices slices;
     slices.inverse_rms = builder.take_array(layers, tokens * 4);
     slices.hidden = builder.take_array(layers, tokens * hidden * param_bytes);
     return slices;
   };
 
-  plan.encoder_stream = builder.take_array(trains ? 2 * n_encoder + 1 : 2, source * d * 4);
+  plan.recomputes = use == activation_use::recomputed_training;
+  const auto streams = [&](index_t layers, index_t sublayers) {
+    return plan.recomputes ? layers + 1 : keeps_all ? layers * sublayers + 1 : 2;
+  };
+  plan.encoder_stream = builder.take_array(streams(n_encoder, 2), source * d * 4);
+  plan.encoder_inner_stream = builder.take_array(1, plan.recomputes ? source * d * 4 : 0);
   plan.encoder_attention = attention(n_encoder, source, 3 * inner);
   plan.encoder_feed_forward = feed_forward(n_encoder, source);
   plan.encoder_final_inverse_rms = builder.take(source * 4);
   plan.encoder_output = builder.take(source * d * param_bytes);
   plan.cross_key_value = builder.take(source * n_decoder * 2 * inner * param_bytes);
 
-  plan.decoder_stream = builder.take_array(trains ? 3 * n_decoder + 1 : 2, target * d * 4);
+  plan.decoder_stream = builder.take_array(streams(n_decoder, 3), target * d * 4);
+  plan.decoder_inner_stream = builder.take_array(2, plan.recomputes ? target * d * 4 : 0);
   plan.decoder_attention = attention(n_decoder, target, 3 * inner);
   plan.cross_attention = attention(n_decoder, target, inner);
   plan.decoder_feed_forward = feed_forward(n_decoder, target);

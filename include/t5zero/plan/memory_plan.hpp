@@ -10,6 +10,7 @@
 #include <t5zero/plan/activation_plan.hpp>
 #include <t5zero/plan/batch_shape.hpp>
 #include <t5zero/plan/generation_plan.hpp>
+#include <t5zero/plan/optimizer_state.hpp>
 #include <t5zero/plan/parameter_table.hpp>
 #include <t5zero/policy/model_size.hpp>
 #include <t5zero/policy/precision.hpp>
@@ -22,8 +23,10 @@ struct plan_options {
   int threads = 1;                         ///< of the CPU backend: each has packing buffers
   bool accumulates_micro_batches = false;  ///< gradients are then fp32 in every precision
   bool trains = true;                      ///< false: evaluation only, weights and activations
-  batch_shape evaluation{.batch = 0};      ///< the largest evaluation batch; batch 0: as in training
-  generation_shape generation;             ///< for the sentences of an evaluation batch; default: none
+  optimizer_kind optimizer = optimizer_kind::adamw;
+  bool recomputes_activations = false;  ///< training keeps the layers' inputs alone
+  batch_shape evaluation{.batch = 0};   ///< the largest evaluation batch; batch 0: as in training
+  generation_shape generation = {};     ///< for the sentences of an evaluation batch; default: none
 };
 
 /// One line of the printed table.
@@ -36,8 +39,8 @@ struct plan_line {
 struct memory_plan {
   slice weights;               ///< param [parameters]
   slice master_weights;        ///< float [parameters]; empty where weights are fp32
-  slice first_moments;         ///< float [parameters]
-  slice second_moments;        ///< float [parameters]
+  slice first_moments;         ///< float [first_moment_elements]
+  slice second_moments;        ///< float [second_moment_elements]
   slice gradients;             ///< grad_type (or float) [parameters]
   slice gradient_sums;         ///< float: 16-bit gradients of several contributions are summed in fp32
   activation_plan training;    ///< activations; empty without training
@@ -86,8 +89,8 @@ template <class Backend, precision_policy Precision>
     plan.gradient_type =
         options.accumulates_micro_batches ? dtype::f32 : dtype_of<typename Precision::grad_type>;
     plan.master_weights = builder.take(Precision::has_master_weights ? parameters * 4 : 0);
-    plan.first_moments = builder.take(parameters * 4);
-    plan.second_moments = builder.take(parameters * 4);
+    plan.first_moments = builder.take(first_moment_elements(shape, options.optimizer) * 4);
+    plan.second_moments = builder.take(second_moment_elements(shape, options.optimizer) * 4);
     plan.gradients = builder.take(parameters * byte_size(plan.gradient_type));
     plan.gradient_sums =
         builder.take(plan.gradient_type == dtype::f32 ? 0 : gradient_sum_elements(shape) * 4);
@@ -96,7 +99,10 @@ template <class Backend, precision_policy Precision>
   const batch_shape evaluation = options.evaluation.batch > 0 ? options.evaluation : batch;
   const index_t start = builder.position();
   if (options.trains) {
-    plan.training = plan_activations(shape, batch, activation_use::training, param_bytes, builder);
+    plan.training = plan_activations(
+        shape, batch,
+        options.recomputes_activations ? activation_use::recomputed_training : activation_use::training,
+        param_bytes, builder);
     builder.rewind(start);
   }
   plan.evaluation = plan_activations(shape, evaluation, activation_use::evaluation, param_bytes, builder);

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <variant>
 #include <vector>
 
 #include <t5zero/core/error.hpp>
@@ -17,18 +18,23 @@
 #include <t5zero/model/dropout_sites.hpp>
 #include <t5zero/model/generate.hpp>
 #include <t5zero/model/t5.hpp>
+#include <t5zero/optim/adafactor.hpp>
 #include <t5zero/optim/adamw.hpp>
 #include <t5zero/optim/gradient_clip.hpp>
 #include <t5zero/optim/loss_scaler.hpp>
 #include <t5zero/plan/memory_plan.hpp>
+#include <t5zero/plan/optimizer_state.hpp>
 #include <t5zero/tensor/arena.hpp>
 #include <t5zero/zero/sharding.hpp>
 
 namespace t5zero {
 
+/// AdamW, or T5's own Adafactor.
+using optimizer_options = std::variant<adamw_options, adafactor_options>;
+
 /// Run-time options of a trainer; the defaults are transformers'.
 struct trainer_options {
-  adamw_options optimizer;
+  optimizer_options optimizer;
   double max_grad_norm = 1.0;  ///< 0: no clipping
   loss_scaler_options scaler;  ///< fp16 only
   float label_smoothing = 0.0F;
@@ -36,6 +42,7 @@ struct trainer_options {
   std::uint32_t seed = 42;            ///< of dropout
   index_t gradient_accumulation = 1;  ///< micro-batches of an update
   int threads = 1;
+  bool recomputes_activations = false;  ///< gradient checkpointing: the same bits, less memory, more time
   bool trains = true;  ///< false: no gradients, no optimizer state; only `evaluate` may be called
   batch_shape evaluation_batch{.batch = 0};  ///< bounds evaluation's batches; batch 0: as in training
   generation_shape generation;  ///< bounds `generate`, for sentences of an evaluation batch; default: none
@@ -100,11 +107,18 @@ class trainer {
     return {.threads = options.threads,
             .accumulates_micro_batches = options.gradient_accumulation > 1,
             .trains = options.trains,
+            .optimizer = kind_of(options.optimizer),
+            .recomputes_activations = options.recomputes_activations,
             .evaluation = options.evaluation_batch,
             .generation = options.generation};
   }
 
+  [[nodiscard]] static optimizer_kind kind_of(const optimizer_options& options) {
+    return std::holds_alternative<adamw_options>(options) ? optimizer_kind::adamw : optimizer_kind::adafactor;
+  }
+
   [[nodiscard]] const model_shape& shape() const { return shape_; }
+  [[nodiscard]] optimizer_kind optimizer() const { return kind_of(options_.optimizer); }
   [[nodiscard]] const memory_plan& plan() const { return plan_; }
   [[nodiscard]] index_t allocated_bytes() const { return arena_.bytes(); }
   [[nodiscard]] const std::vector<parameter_row>& parameters() const { return table_; }
@@ -137,17 +151,26 @@ class trainer {
     if (wide_weights() != nullptr) publish_weights();
   }
 
-  /// Calls use(kind, row, float* values [row.count()]) for each fp32 tensor of the state: "weights" (masters
-  /// where there are any), "first_moments", "second_moments". What `use` writes is the state; call
-  /// `restored` after it. Between two updates only.
+  /// Calls use(kind, row, float* values, count) for each fp32 array of the state: "weights" (masters where
+  /// there are any); under AdamW "first_moments", "second_moments"; under Adafactor "second_moments" of a
+  /// vector, "second_moment_rows" and "second_moment_columns" of a matrix. What `use` writes is the state;
+  /// call `restored` after it. Between two updates only.
   template <class Use>
   void for_each_state(const Use& use) const {
     require(options_.trains && micro_batches_ == 0, "trainer: its state is whole between two updates only");
-    for (const parameter_row& row : table_) {
-      use("weights", row, wide_weights() + row.offset);
-      use("first_moments", row, first_moments() + row.offset);
-      use("second_moments", row, second_moments() + row.offset);
+    for (const parameter_row& row : table_) use("weights", row, wide_weights() + row.offset, row.count());
+    if (optimizer() == optimizer_kind::adamw) {
+      for (const parameter_row& row : table_) {
+        use("first_moments", row, first_moments() + row.offset, row.count());
+        use("second_moments", row, second_moments() + row.offset, row.count());
+      }
+      return;
     }
+    for_each_factored_moment(shape_, [&](const parameter_row& row, factored_moment at) {
+      if (!row.is_vector()) use("second_moment_rows", row, second_moments() + at.rows, row.rows);
+      use(row.is_vector() ? "second_moments" : "second_moment_columns", row, second_moments() + at.columns,
+          row.cols);
+    });
   }
   [[nodiscard]] trainer_counters counters() const { return {applied_updates_, micro_step_, scaler_.state()}; }
   /// After for_each_state has written the tensors: goes on from there.
@@ -205,7 +228,7 @@ class trainer {
     return train_micro_batch(batch, options_.gradient_accumulation);
   }
 
-  /// Clips, steps AdamW, publishes the weights; the next micro-batch starts new gradients. Throws
+  /// Clips, steps the optimizer, publishes the weights; the next micro-batch starts new gradients. Throws
   /// numeric_error if fp16's loss scale cannot be lowered any further.
   update_result update(double learning_rate) {
     require(micro_batches_ > 0, "trainer: update() needs at least one micro-batch");
@@ -219,17 +242,8 @@ class trainer {
     if constexpr (Run::precision::needs_loss_scale) scaler_.update(result.skipped);
     if (result.skipped) return result;
     ++applied_updates_;
-    adamw_params params = adamw_update(options_.optimizer, learning_rate, applied_updates_,
-                                       clip_factor(result.grad_norm, options_.max_grad_norm) / scale);
-    const float decay = params.weight_decay;
-    for (const decay_range& range : decay_ranges_) {
-      params.weight_decay = range.decays ? decay : 0.0F;
-      operations::adamw(execution_, params, wide_weights() + range.range.first,
-                        first_moments() + range.range.first, second_moments() + range.range.first,
-                        gradients() + range.range.first * byte_size(plan_.gradient_type), plan_.gradient_type,
-                        Run::precision::has_master_weights ? weights() + range.range.first : nullptr,
-                        range.range.count);
-    }
+    const double multiplier = clip_factor(result.grad_norm, options_.max_grad_norm) / scale;
+    std::visit([&](const auto& options) { step(options, learning_rate, multiplier); }, options_.optimizer);
     return result;
   }
 
@@ -281,6 +295,37 @@ class trainer {
   [[nodiscard]] float* second_moments() const { return arena_.template at<float>(plan_.second_moments); }
   [[nodiscard]] const std::byte* gradients() const { return arena_.template at<std::byte>(plan_.gradients); }
 
+  /// 16-bit copies that an optimizer writes back, from `row` elements on; null where weights are fp32.
+  [[nodiscard]] element_type* published(index_t first) const {
+    return Run::precision::has_master_weights ? weights() + first : nullptr;
+  }
+  [[nodiscard]] const std::byte* gradients(index_t first) const {
+    return gradients() + first * byte_size(plan_.gradient_type);
+  }
+
+  void step(const adamw_options& options, double learning_rate, double grad_multiplier) {
+    adamw_params params = adamw_update(options, learning_rate, applied_updates_, grad_multiplier);
+    const float decay = params.weight_decay;
+    for (const decay_range& range : decay_ranges_) {
+      const auto [first, count] = range.range;
+      params.weight_decay = range.decays ? decay : 0.0F;
+      operations::adamw(execution_, params, wide_weights() + first, first_moments() + first,
+                        second_moments() + first, gradients(first), plan_.gradient_type, published(first),
+                        count);
+    }
+  }
+  void step(const adafactor_options& options, double learning_rate, double grad_multiplier) {
+    adafactor_params params = adafactor_update(options, learning_rate, applied_updates_, grad_multiplier);
+    const float decay = params.weight_decay;
+    for_each_factored_moment(shape_, [&](const parameter_row& row, factored_moment at) {
+      params.weight_decay = decays(row, options.decay_scope) ? decay : 0.0F;
+      operations::adafactor(execution_, params, row.is_vector(), row.rows, row.cols,
+                            wide_weights() + row.offset, second_moments() + at.rows,
+                            second_moments() + at.columns, gradients(row.offset), plan_.gradient_type,
+                            published(row.offset));
+    });
+  }
+
   void publish_weights() {
     if constexpr (Run::precision::has_master_weights) {
       operations::convert(execution_, wide_weights(), weights(), dtype_of<element_type>,
@@ -288,12 +333,14 @@ class trainer {
     }
   }
 
-  /// Neighbours that decay alike are one range: fewer, longer passes.
+  /// For AdamW: neighbours that decay alike are one range; fewer, longer passes.
   void find_decay_ranges() {
+    const auto* options = std::get_if<adamw_options>(&options_.optimizer);
+    if (options == nullptr) return;
     for (const parameter_row& row : table_) {
-      const bool decaying = decays(row, options_.optimizer.decay_scope);
+      const bool decaying = decays(row, options->decay_scope);
       if (!decay_ranges_.empty() &&
-          (decay_ranges_.back().decays == decaying || options_.optimizer.weight_decay == 0.0)) {
+          (decay_ranges_.back().decays == decaying || options->weight_decay == 0.0)) {
         decay_ranges_.back().range.count += row.count();
       } else {
         decay_ranges_.push_back({row.range(), decaying});

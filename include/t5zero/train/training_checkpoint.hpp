@@ -1,6 +1,7 @@
 // What a checkpoint holds beside the model directory: t5zero_state.safetensors (fp32 slices of weights and
 // moments) and t5zero_checkpoint.json, the manifest. A slice is named by kind, tensor and first element, so
-// that another number of ranks or another ZeRO stage can gather its own part later.
+// that another number of ranks or another ZeRO stage can gather its own part later. The manifest holds a
+// checksum of each slice.
 #pragma once
 
 #include <cmath>
@@ -16,6 +17,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <t5zero/core/checksum.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/io/atomic_save.hpp>
 #include <t5zero/io/safetensors.hpp>
@@ -67,6 +69,10 @@ class manifest_reader {
     const nlohmann::json& found = value(key);
     if (!found.is_number_integer() || found.get<std::int64_t>() < least) damaged(key, "is no count");
     return found.get<index_t>();
+  }
+  [[nodiscard]] std::uint64_t unsigned_integer(const char* key) const {
+    if (!value(key).is_number_unsigned()) damaged(key, "is no count");
+    return value(key).get<std::uint64_t>();
   }
   [[nodiscard]] std::string text(const char* key) const {
     if (!value(key).is_string()) damaged(key, "is no text");
@@ -134,6 +140,10 @@ class manifest_reader {
   return history;
 }
 
+[[nodiscard]] inline const char* optimizer_name(optimizer_kind kind) {
+  return kind == optimizer_kind::adamw ? "adamw" : "adafactor";
+}
+
 [[nodiscard]] inline std::string slice_name(std::string_view kind, const parameter_row& row, index_t first) {
   return std::string(kind) + "/" + checkpoint_name(row) + "/" + std::to_string(first);
 }
@@ -146,14 +156,17 @@ template <class Run>
 void add_training_state(atomic_save& save, const trainer<Run>& trained, bool weights_are_in_model,
                         const loop_state& state, const data_fingerprint& data) {
   std::vector<tensor_to_save> tensors;
-  trained.for_each_state([&](std::string_view kind, const parameter_row& row, const float* values) {
-    if (kind == "weights" && weights_are_in_model) return;
-    tensor_to_save tensor;
-    tensor.name = detail::slice_name(kind, row, 0);
-    tensor.shape = {row.count()};
-    tensor.write = [values, count = row.count()](atomic_save& to) { to.write(values, count * 4); };
-    tensors.push_back(std::move(tensor));
-  });
+  nlohmann::json checksums = nlohmann::json::object();
+  trained.for_each_state(
+      [&](std::string_view kind, const parameter_row& row, const float* values, index_t count) {
+        tensor_to_save tensor;
+        tensor.name = detail::slice_name(kind, row, 0);
+        checksums[tensor.name] = checksum(values, count * 4);
+        if (kind == "weights" && weights_are_in_model) return;
+        tensor.shape = {count};
+        tensor.write = [values, count](atomic_save& to) { to.write(values, count * 4); };
+        tensors.push_back(std::move(tensor));
+      });
   detail::write_safetensors(save, detail::state_file, tensors);
   const model_shape& shape = trained.shape();
   const trainer_counters counters = trained.counters();
@@ -176,6 +189,8 @@ void add_training_state(atomic_save& save, const trainer<Run>& trained, bool wei
                                      {"n_encoder_layers", shape.n_encoder_layers},
                                      {"n_decoder_layers", shape.n_decoder_layers},
                                      {"vocab_size", shape.vocab_size}}},
+                                   {"optimizer", detail::optimizer_name(trained.optimizer())},
+                                   {"checksums", std::move(checksums)},
                                    {"weights_in", weights_are_in_model ? "model" : detail::state_file},
                                    {"counters",
                                     {{"applied_updates", counters.applied_updates},
@@ -258,7 +273,8 @@ class training_checkpoint {
             "give the same");
   }
 
-  /// Loads weights, moments and counters. Everything is checked before anything is written.
+  /// Loads weights, moments and counters. Throws input_error: names, sizes and counters are checked before
+  /// anything is written, checksums after it; the trainer's state is then of no use.
   template <class Run>
   void load(trainer<Run>& trained) const {
     check_run<Run>(trained.shape());
@@ -267,19 +283,29 @@ class training_checkpoint {
     const bool weights_in_model = manifest_.text("weights_in") == "model";
     std::optional<tensor_archive> model;
     if (weights_in_model) model.emplace(tensor_archive::open_model(directory_));
-    const auto find = [&](std::string_view kind, const parameter_row& row) -> const stored_tensor& {
+    if (manifest_.text("optimizer") != detail::optimizer_name(trained.optimizer())) {
+      throw input_error(directory_.string() + ": --optim was " + manifest_.text("optimizer") +
+                        " when this checkpoint was written and is " +
+                        detail::optimizer_name(trained.optimizer()) +
+                        " now; give the same, or start a new run from its weights with "
+                        "--model_name_or_path " +
+                        directory_.string());
+    }
+    const auto find = [&](std::string_view kind, const parameter_row& row,
+                          index_t count) -> const stored_tensor& {
       const bool in_model = kind == "weights" && weights_in_model;
       const std::string name = in_model ? checkpoint_name(row) : detail::slice_name(kind, row, 0);
       const stored_tensor* tensor = in_model ? model->find(name) : state.find(name);
-      if (tensor == nullptr || tensor->count() != row.count() || tensor->type != dtype::f32) {
+      if (tensor == nullptr || tensor->count() != count || tensor->type != dtype::f32) {
         throw input_error(directory_.string() + ": " + name +
                           (tensor == nullptr ? " is missing" : " has another size or type") +
                           "; the checkpoint is damaged or of another model");
       }
       return *tensor;
     };
-    trained.for_each_state(
-        [&](std::string_view kind, const parameter_row& row, const float*) { (void)find(kind, row); });
+    trained.for_each_state([&](std::string_view kind, const parameter_row& row, const float*, index_t count) {
+      (void)find(kind, row, count);
+    });
     const detail::manifest_reader counters = manifest_.at("counters");
     trainer_counters restored;
     restored.applied_updates = counters.integer("applied_updates");
@@ -287,9 +313,15 @@ class training_checkpoint {
     restored.scaler = {counters.number("loss_scale"), static_cast<int>(counters.integer("hysteresis")),
                        counters.integer("scaler_iteration"), counters.integer("last_overflow", -1),
                        counters.integer("clean_updates")};
-    trained.for_each_state([&](std::string_view kind, const parameter_row& row, float* values) {
-      find(kind, row).read(values);
-    });
+    const detail::manifest_reader checksums = manifest_.at("checksums");
+    trained.for_each_state(
+        [&](std::string_view kind, const parameter_row& row, float* values, index_t count) {
+          find(kind, row, count).read(values);
+          const std::string name = detail::slice_name(kind, row, 0);
+          if (checksum(values, count * 4) == checksums.unsigned_integer(name.c_str())) return;
+          throw input_error(directory_.string() + ": " + name +
+                            " is not what was written (its checksum differs); the checkpoint is damaged");
+        });
     trained.restored(restored);
   }
 

@@ -194,7 +194,7 @@ class training_loop {
     const bool saves = is_due(options_.saving, options_.save_every) ||
                        (options_.saving == interval_strategy::steps && is_last) ||
                        (options_.saving == interval_strategy::best && is_best);
-    const int signal = is_last ? 0 : stop_signal::number();
+    const int signal = stop_signal::number();
     if (saves || signal != 0) events_.save(state);
     return signal;
   }

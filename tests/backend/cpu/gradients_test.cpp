@@ -364,6 +364,71 @@ TEST_CASE("AdamW follows its definition") {
   CHECK(distance(w, expected) < forward_bound);
 }
 
+// Expected values: transformers 5.23's Adafactor in float64, three updates from the same weights and
+// gradients.
+TEST_CASE("Adafactor equals transformers', matrix and vector, any number of threads", "[backend]") {
+  struct reference {
+    index_t rows, cols;
+    float weight_decay;
+    doubles weights, row_moments, column_moments;
+  };
+  const reference matrix = {
+      3,
+      21,
+      0.1F,
+      {0.21489462,     0.929185662,  1.10849216,   0.633200243,  -0.106119015, -0.649308244, -0.842273886,
+       -0.756732291,   -0.430067959, 0.16071581,   0.822663108,  1.11039973,   0.742833433,  -0.0640135017,
+       -0.75394394,    -0.949594007, -0.717430934, -0.291207757, 0.211469034,  0.723011719,  1.01938101,
+       0.785401437,    0.0407438143, -0.755286335, -1.06887168,  -0.783056967, -0.197736378, 0.340901972,
+       0.715491846,    0.894168931,  0.724725739,  0.119078257,  -0.669001386, -1.11693737,  -0.893353269,
+       -0.203643877,   0.463842698,  0.805542462,  0.823038271,  0.597205809,  0.108528925,  -0.566042133,
+       -1.05879797,    -0.976083517, -0.298669256, 0.512973041,  0.940937363,  0.854274265,  0.476182607,
+       -0.00206016602, -0.519338792, -0.936208414, -0.955791574, -0.397531989, 0.454612692,  1.02129984,
+       0.968001467,    0.448839257,  -0.142018703, -0.581174772, -0.845921468, -0.843138417, -0.420510687},
+      {2.30518562, 2.33875264, 2.35748222},
+      {0.502255627, 1.9783868,   4.56303985, 0.49339927, 2.01723102,  4.49296376,  0.497032083,
+       2.02347262,  4.43620086,  0.50628046, 1.98530193, 4.50015162,  0.503645647, 1.9749413,
+       4.5638155,   0.494112945, 2.01199397, 4.50673477, 0.495719076, 2.02635298,  4.43691126}};
+  const reference vector = {1,    5,
+                            0.0F, {0.242598186, 0.919120561, 1.10090191, 0.641015711, -0.110897998},
+                            {},   {0.418857972, 2.28725958, 4.12260548, 0.500048465, 2.16739867}};
+  for (const reference& expected : {matrix, vector}) {
+    std::vector<float> first_bits;
+    for (const int threads : {1, 2, 3}) {
+      const index_t n = expected.rows * expected.cols;
+      std::vector<float> w;
+      for (index_t i = 0; i < n; ++i)
+        w.push_back(static_cast<float>(std::sin(0.7 * static_cast<double>(i) + 0.3)));
+      auto row_moments = zeros(static_cast<std::size_t>(expected.rows));
+      auto column_moments = zeros(static_cast<std::size_t>(expected.cols));
+      std::vector<bfloat16> copies(w.size());
+      machine machine(threads);
+      for (int step = 0; step < 3; ++step) {
+        std::vector<float> g;
+        for (index_t i = 0; i < n; ++i) {
+          const double value = std::cos(1.3 * static_cast<double>(i) + step) * static_cast<double>(1 + i % 3);
+          g.push_back(static_cast<float>(4.0 * value));  // unscaled by grad_multiplier
+        }
+        adafactor_params p;
+        p.learning_rate = 0.05F;
+        p.one_minus_beta2 = static_cast<float>(std::pow(step + 1.0, -0.8));
+        p.beta2 = static_cast<float>(1.0 - std::pow(step + 1.0, -0.8));
+        p.weight_decay = expected.weight_decay;
+        p.grad_multiplier = 0.25F;
+        cpu::adafactor(machine.stream, p, expected.rows == 1, expected.rows, expected.cols, w.data(),
+                       row_moments.data(), column_moments.data(), g.data(), copies.data());
+      }
+      CHECK(distance(w, expected.weights) < forward_bound);
+      if (expected.rows > 1) CHECK(distance(row_moments, expected.row_moments) < forward_bound);
+      CHECK(distance(column_moments, expected.column_moments) < forward_bound);
+      for (std::size_t i = 0; i < w.size(); ++i)
+        CHECK(static_cast<float>(copies[i]) == static_cast<float>(static_cast<bfloat16>(w[i])));
+      if (first_bits.empty()) first_bits = w;
+      CHECK(w == first_bits);
+    }
+  }
+}
+
 TEST_CASE("a dropped share is the rate") {
   const dropout_site place = site(0.1F);
   index_t dropped = 0;

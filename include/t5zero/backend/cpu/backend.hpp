@@ -73,7 +73,8 @@ struct backend {
                      attention_workspace_bytes(batch.batch, longest, longest, shape.n_heads, shape.d_kv,
                                                shape.n_buckets, threads),
                      decode_attention_workspace_bytes(longest, shape.d_kv, threads),
-                     sum_of_squares_workspace_bytes(parameter_count(shape))});
+                     sum_of_squares_workspace_bytes(parameter_count(shape)),
+                     adafactor_workspace_bytes(std::max({shape.d_model, shape.d_ff, shape.inner_dim()}))});
   }
 };
 

@@ -6,6 +6,7 @@
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cpu/activation.hpp>
+#include <t5zero/backend/cpu/adafactor.hpp>
 #include <t5zero/backend/cpu/adamw.hpp>
 #include <t5zero/backend/cpu/attention.hpp>
 #include <t5zero/backend/cpu/cross_entropy.hpp>
@@ -165,6 +166,15 @@ struct operations {
     visit(type, [&](auto zero) {
       cpu::adamw(e, params, master, first, second, reinterpret_cast<const decltype(zero)*>(gradients),
                  weights, count);
+    });
+  }
+  /// Of one tensor; see cpu/adafactor.hpp.
+  static void adafactor(execution& e, const adafactor_params& params, bool is_vector, index_t rows,
+                        index_t cols, float* master, float* row_moments, float* column_moments,
+                        const std::byte* gradients, dtype type, T* weights) {
+    visit(type, [&](auto zero) {
+      cpu::adafactor(e, params, is_vector, rows, cols, master, row_moments, column_moments,
+                     reinterpret_cast<const decltype(zero)*>(gradients), weights);
     });
   }
 };
