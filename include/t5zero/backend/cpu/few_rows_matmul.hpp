@@ -69,7 +69,9 @@ inline void dot_products(const A* a, index_t a_stride, const B* b, index_t b_str
 #pragma GCC unroll 4
     for (index_t j = 0; j < Cols; ++j) {
       right[j] = load(b + j * b_stride + k);
-      if constexpr (Fetch == prefetch::next_rows) __builtin_prefetch(b + (Cols + j) * b_stride + k);
+      // To the second-level cache: the first is full of a's rows.
+      if constexpr (Fetch == prefetch::next_rows)
+        __builtin_prefetch(b + (Cols + j) * b_stride + k, /*rw=*/0, /*locality=*/2);
     }
 #pragma GCC unroll 8
     for (index_t i = 0; i < Rows; ++i) {
