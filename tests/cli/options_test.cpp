@@ -1,6 +1,7 @@
 #include <t5zero/cli/parse_options.hpp>
 #include <t5zero/cli/run_constraints.hpp>
 
+#include <unistd.h>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -184,6 +185,21 @@ TEST_CASE("bad values name flag, value and repair") {
   CHECK(has(refusal({"--train_file", "a.txt"}), "--train_file a.txt"));
   CHECK(has(refusal({"--num_gpus=2"}), "--num_gpus 2"));
   CHECK(refusal({"--train_file", "a.tsv", "--validation_file", "b.csv"}) == "nothing thrown");
+}
+
+TEST_CASE("words of a file beside the program stand before the command line") {
+  const auto directory =
+      std::filesystem::temp_directory_path() / ("t5zero_args." + std::to_string(::getpid()));
+  std::filesystem::create_directory(directory);
+  std::ofstream(directory / "run.args") << "--learning_rate 1e-3\n--seed 7 --model_name_or_path m";
+  const std::string program = (directory / "run").string();
+  const char* const argv[] = {program.c_str(), "--seed", "8", "--dataset_name", "d", "--source_lang", "en",
+                              "--target_lang", "ro"};
+  const t5zero::options chosen = t5zero::parse_options(9, argv);
+  std::filesystem::remove_all(directory);
+  CHECK(chosen.learning_rate == 1e-3);
+  CHECK(chosen.seed == 8);
+  CHECK(chosen.model_name_or_path == "m");
 }
 
 TEST_CASE("values of a schedule") {

@@ -161,3 +161,60 @@ TEST_CASE("test data without references is translated, BLEU is skipped", "[progr
     CHECK(std::count(lines.begin(), lines.end(), '\n') == 1);
   }
 }
+
+TEST_CASE("a model's generation_config.json, and one named on the command line", "[program]") {
+  const sandbox place;
+  const std::string data = std::string(T5ZERO_SOURCE_DIR) + "/examples/data/en-ro/";
+  REQUIRE(place
+              .run({bin + "/t5_tiny_plain", "--from_scratch", "--config_name", "t5-tiny", "--train_file",
+                    data + "train.jsonl", "--do_train", "--max_steps", "1", "--output_dir", "model",
+                    "--source_lang", "en", "--target_lang", "ro"})
+              .code == 0);
+  const auto predict = [&](const words& more) {
+    words all = {bin + "/t5_tiny_plain",
+                 "--model_name_or_path",
+                 "model",
+                 "--source_lang",
+                 "en",
+                 "--target_lang",
+                 "ro",
+                 "--test_file",
+                 data + "test.jsonl",
+                 "--do_predict",
+                 "--output_dir",
+                 "out",
+                 "--max_predict_samples",
+                 "3",
+                 "--predict_with_generate"};
+    all.insert(all.end(), more.begin(), more.end());
+    return place.run(all);
+  };
+  const auto longest = [&] {
+    return nlohmann::json::parse(content_of(place.work() / "out/predict_results.json"))["predict_gen_len"]
+        .get<double>();
+  };
+  // The end is forbidden before and no token, the start's pad included, comes twice: exactly this many count.
+  place.write("model/generation_config.json",
+              R"({"max_new_tokens": 5, "min_new_tokens": 5, "no_repeat_ngram_size": 1})");
+  outcome ended = predict({});
+  INFO(ended.err);
+  REQUIRE(ended.code == 0);
+  CHECK(longest() == 5.0);
+  const std::string other =
+      place.write("other.json", R"({"max_new_tokens": 3, "min_new_tokens": 3, "no_repeat_ngram_size": 1})");
+  REQUIRE(predict({"--generation_config", other}).code == 0);
+  CHECK(longest() == 3.0);
+  const std::string wrong = place.write("wrong.json", R"({"num_beam_groups": 3})");
+  ended = predict({"--generation_config", wrong});
+  CHECK(ended.code == 2);
+  CHECK(ended.err.find("wrong.json: \"num_beam_groups\" is 3") != std::string::npos);
+  // Its keys survive a training.
+  REQUIRE(place
+              .run({bin + "/t5_tiny_plain", "--model_name_or_path", "model", "--train_file",
+                    data + "train.jsonl", "--do_train", "--max_steps", "1", "--output_dir", "again",
+                    "--source_lang", "en", "--target_lang", "ro"})
+              .code == 0);
+  const auto saved = nlohmann::json::parse(content_of(place.work() / "again/generation_config.json"));
+  CHECK(saved["max_new_tokens"] == 5);
+  CHECK(saved["eos_token_id"] == 1);
+}

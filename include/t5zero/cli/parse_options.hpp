@@ -6,6 +6,8 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <optional>
 #include <sstream>
@@ -360,10 +362,25 @@ inline std::string run_parser(const given_arguments& given, const option_binder&
   return chosen;
 }
 
+/// Words of `<program>.args` beside the program, if that file exists: they stand before those of the command
+/// line, which therefore win (transformers' HfArgumentParser does the same with `<script>.args`).
+[[nodiscard]] inline std::vector<std::string> words_of_args_file(const std::string& program) {
+  std::filesystem::path path = program;
+  path.replace_extension(".args");
+  std::ifstream file(path);
+  std::vector<std::string> words;
+  for (std::string word; file >> word;) words.push_back(word);
+  return words;
+}
+
 /// Options from a program's arguments (argv[0] is the program). Throws input_error.
 [[nodiscard]] inline options parse_options(int argc, const char* const* argv) {
-  const std::vector<std::string> tokens(argv + std::min(argc, 1), argv + argc);
-  return make_options(resolve_spelling(tokens), argc > 0 ? argv[0] : "run_translation");
+  const std::string program = argc > 0 ? argv[0] : "run_translation";
+  const std::vector<std::string> given(argv + std::min(argc, 1), argv + argc);
+  const bool is_json_alone = given.size() == 1 && given.front().ends_with(".json");
+  std::vector<std::string> tokens = is_json_alone ? std::vector<std::string>() : words_of_args_file(program);
+  tokens.insert(tokens.end(), given.begin(), given.end());
+  return make_options(resolve_spelling(tokens), program);
 }
 
 }  // namespace t5zero
