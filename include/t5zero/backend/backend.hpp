@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include <t5zero/backend/dropout.hpp>
+#include <t5zero/backend/step_values.hpp>
 #include <t5zero/core/config.hpp>
 #include <t5zero/core/dtype.hpp>
 #include <t5zero/core/integers.hpp>
@@ -71,31 +72,6 @@ struct decode_attention_inputs {
   index_t n_buckets = 32;
   index_t max_distance = 128;
   decode_keys keys;
-};
-
-/// Scalars of one AdamW update (Loshchilov and Hutter 2019), the same for all elements of a range.
-struct adamw_params {
-  float learning_rate = 0.0F;
-  float beta1 = 0.9F;
-  float beta2 = 0.999F;
-  float one_minus_beta1 = 0.1F;  ///< rounded from double: 1.0F - 0.999F is off by 1e-5
-  float one_minus_beta2 = 0.001F;
-  float epsilon = 1e-8F;
-  float weight_decay = 0.0F;           ///< 0 for what does not decay
-  float bias_correction1 = 1.0F;       ///< 1 - beta1^t
-  float bias_correction2_sqrt = 1.0F;  ///< sqrt(1 - beta2^t)
-  float grad_multiplier = 1.0F;        ///< unscaling and clipping in one factor
-};
-
-/// Scalars of one Adafactor update (Shazeer and Stern 2018) of a tensor.
-struct adafactor_params {
-  float learning_rate = 0.0F;
-  float beta2 = 0.0F;            ///< share of the second moment that is kept
-  float one_minus_beta2 = 1.0F;  ///< rounded from double
-  float epsilon = 1e-30F;        ///< added to squared gradients
-  float clip_threshold = 1.0F;   ///< of the update's root mean square
-  float weight_decay = 0.0F;     ///< 0 for what does not decay
-  float grad_multiplier = 1.0F;  ///< unscaling and clipping in one factor
 };
 
 // One idea each, so that a compiler names the missing piece.

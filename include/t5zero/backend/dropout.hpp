@@ -41,8 +41,10 @@ static_assert(philox4x32({0x243f6a88U, 0x85a308d3U, 0x13198a2eU, 0x03707344U}, {
 struct dropout_site {
   float rate = 0.0F;
   std::uint32_t seed = 0;
-  std::uint32_t site = 0;        ///< which place; see model/dropout_sites.hpp
-  std::uint32_t micro_step = 0;  ///< micro-batches seen since the start of training
+  std::uint32_t site = 0;  ///< which place; see model/dropout_sites.hpp
+  /// Micro-batches seen since the start of training, in the backend's memory: a captured step is replayed
+  /// while the number grows. Not read where rate is 0.
+  const std::uint32_t* micro_step = nullptr;
 
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr bool active() const { return rate > 0.0F; }
   /// Lanes below this are dropped.
@@ -56,7 +58,7 @@ struct dropout_site {
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr std::array<std::uint32_t, 4> lanes(std::uint32_t row,
                                                                                 std::uint32_t position,
                                                                                 std::uint32_t quad) const {
-    return philox4x32({micro_step, row, position, quad}, {seed, site});
+    return philox4x32({*micro_step, row, position, quad}, {seed, site});
   }
   /// The same place for another head: attention weights have a site for each head, features are key
   /// positions.

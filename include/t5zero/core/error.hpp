@@ -33,6 +33,12 @@ class io_error : public error {
   using error::error;
 };
 
+/// A GPU, its driver or one of its libraries reported an error. The text names the call's place and the reason.
+class device_error : public error {
+ public:
+  using error::error;
+};
+
 /// The computation left the representable numbers, e.g. the loss scale cannot be lowered further.
 class numeric_error : public error {
  public:

@@ -24,7 +24,7 @@ enum class dropout_place : std::uint8_t {
 struct dropout_state {
   float rate = 0.0F;
   std::uint32_t seed = 0;
-  std::uint32_t micro_step = 0;
+  const std::uint32_t* micro_step = nullptr;  ///< in the backend's memory
 
   /// Layers of a stack, and heads, that a site number has room for.
   static constexpr index_t max_layers = index_t{1} << 10;

@@ -31,7 +31,7 @@ class t5 {
 
   /// Loss of a batch without gradients: evaluation when dropout.rate is 0.
   template <class Execution, parameter_source_of<T> Source>
-  nn::loss_sums forward(Execution& execution, Source& source, const batch_view& batch,
+  loss_sums forward(Execution& execution, Source& source, const batch_view& batch,
                         const dropout_state& dropout, const nn::loss_options& loss,
                         const activations<T>& saved) const {
     encoder_.forward(execution, source, batch, dropout, saved);
@@ -45,14 +45,14 @@ class t5 {
 
   /// Loss and gradients of a batch: every parameter's gradient is contributed to the sink and completed.
   template <class Execution, parameter_source_of<T> Source, gradient_sink Sink>
-  nn::loss_sums forward_backward(Execution& execution, Source& source, Sink& sink, const batch_view& batch,
+  loss_sums forward_backward(Execution& execution, Source& source, Sink& sink, const batch_view& batch,
                                  const dropout_state& dropout, const nn::loss_options& loss,
                                  const activations<T>& saved) const {
     encoder_.forward(execution, source, batch, dropout, saved);
     decoder_.forward(execution, source, batch, dropout, saved);
     const index_t n = batch.target.tokens;
     const matrix_view<float> grad_output = saved.grad_output(n);
-    nn::loss_sums sums;
+    loss_sums sums;
     {
       const auto lease = source.acquire(head_);
       sums = Sublayers::head_and_loss_backward(execution, head(lease.data()), output_scale(),

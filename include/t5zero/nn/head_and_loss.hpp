@@ -18,21 +18,6 @@ struct loss_options {
   double gradient_scale = 1.0;  ///< times d loss: loss scale / micro-batches of an update / labels that count
 };
 
-/// Sums over the labels that count (those >= 0) of one batch.
-struct loss_sums {
-  double negative_log_likelihood = 0.0;
-  double uniform = 0.0;  ///< sum over tokens and vocabulary of -log p; 0 without label smoothing
-  index_t labels = 0;    ///< labels that count
-
-  /// Mean over the labels that count; NaN if there are none, as PyTorch gives.
-  [[nodiscard]] double mean(float label_smoothing, index_t vocab_size) const {
-    const auto n = static_cast<double>(labels);
-    const double smoothing = label_smoothing;
-    return (1.0 - smoothing) * negative_log_likelihood / n +
-           (smoothing > 0.0 ? smoothing * uniform / (n * static_cast<double>(vocab_size)) : 0.0);
-  }
-};
-
 /// Logits of `hidden` [tokens, d_model] in chunks: calls use(first token, logits [chunk, vocab_size]).
 template <class Ops, element T, class Execution, class Use>
 void for_each_logits_chunk(Execution& execution, matrix_view<const T> head, float output_scale,

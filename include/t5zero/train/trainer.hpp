@@ -217,8 +217,8 @@ class trainer {
     loss.label_smoothing = options_.label_smoothing;
     loss.gradient_scale =
         labels == 0 ? 0.0 : gradient_scale_ / static_cast<double>(labels) / static_cast<double>(loss_divisor);
-    const dropout_state dropout{options_.dropout_rate, options_.seed, micro_step_};
-    const nn::loss_sums sums =
+    const dropout_state dropout{options_.dropout_rate, options_.seed, &micro_step_};
+    const loss_sums sums =
         model_.forward_backward(execution_, source_, sink_, batch, dropout, loss, activations_);
     ++micro_batches_;
     ++micro_step_;

@@ -37,7 +37,8 @@ gradient_view gradient_of(std::vector<float>& values, index_t rows, index_t cols
   return {values.data(), dtype::f32, gradient_mode::overwrite, rows, cols};
 }
 dropout_site site(float rate) {
-  return {rate, 42, 5, 3};
+  static constexpr std::uint32_t micro_step = 3;
+  return {rate, 42, 5, &micro_step};
 }
 
 }  // namespace
@@ -327,7 +328,7 @@ TEST_CASE("cross entropy with ignored labels, all of a tail, and label smoothing
   std::vector<double> row_loss(static_cast<std::size_t>(rows) * 2);
   ops::cross_entropy_backward(m.stream, {logits.data(), rows, vocabulary}, labels.data(), smoothing, 0.5F,
                               {logits.data(), rows, vocabulary}, {row_loss.data(), rows, 2});
-  const nn::loss_sums sums =
+  const loss_sums sums =
       ops::sum_rows(matrix_view<const double>(row_loss.data(), rows, 2), labels.data());
   CHECK(sums.labels == 3);
   CHECK(std::abs(sums.mean(smoothing, vocabulary) * 3.0 / loss(widen(x)) - 1.0) < 1e-6);

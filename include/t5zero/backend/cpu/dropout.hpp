@@ -25,7 +25,7 @@ inline void dropout_multipliers(const dropout_site& site, std::uint32_t row, std
   // Position 4 L + r of the counters holds quad 4 r + L, so that the transposition below leaves features in
   // order.
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  __m512i c0 = _mm512_set1_epi32(static_cast<int>(site.micro_step));
+  __m512i c0 = _mm512_set1_epi32(static_cast<int>(*site.micro_step));
   __m512i c1 = _mm512_set1_epi32(static_cast<int>(row));
   __m512i c2 = _mm512_set1_epi32(static_cast<int>(position));
   __m512i c3 = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(quad)), order);

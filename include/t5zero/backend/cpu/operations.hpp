@@ -130,8 +130,8 @@ struct operations {
     cpu::cross_entropy_backward<T>(e, logits, labels, label_smoothing, scale, grad_logits, row_loss);
   }
   /// Sums of the two columns of row_loss, and the labels that count.
-  static nn::loss_sums sum_rows(matrix_view<const double> row_loss, const std::int32_t* labels) {
-    nn::loss_sums sums;
+  static loss_sums sum_rows(matrix_view<const double> row_loss, const std::int32_t* labels) {
+    loss_sums sums;
     for (index_t t = 0; t < row_loss.rows; ++t) {
       sums.negative_log_likelihood += row_loss(t, 0);
       sums.uniform += row_loss(t, 1);

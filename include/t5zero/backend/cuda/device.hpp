@@ -1,0 +1,61 @@
+// One GPU of a rank: its streams, events and library handles.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+
+#include <t5zero/backend/cuda/check.hpp>
+#include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/core/integers.hpp>
+
+namespace t5zero::cuda {
+
+/// Owns the executions that work is submitted to.
+class device {
+ public:
+  /// `ordinal`: as CUDA counts the visible devices. Throws device_error.
+  explicit device(int ordinal, bool allows_tf32 = false) {
+    check(cudaSetDevice(ordinal));
+    check(cublasLtCreate(&cublas_));
+    for (execution& e : executions_) {
+      check(cudaStreamCreateWithFlags(&e.stream_, cudaStreamNonBlocking));
+      check(cudaEventCreateWithFlags(&e.event_, cudaEventDisableTiming));
+      e.cublas_ = cublas_;
+      e.allows_tf32_ = allows_tf32;
+    }
+    for (std::size_t i = 1; i < stream_count; ++i) executions_[0].branches_[i - 1] = &executions_[i];
+  }
+  device(const device&) = delete;
+  device& operator=(const device&) = delete;
+  ~device() {
+    for (execution& e : executions_) {
+      if (e.stream_ != nullptr) cudaStreamSynchronize(e.stream_);
+      if (e.event_ != nullptr) cudaEventDestroy(e.event_);
+      if (e.stream_ != nullptr) cudaStreamDestroy(e.stream_);
+    }
+    if (cublas_ != nullptr) cublasLtDestroy(cublas_);
+  }
+
+  [[nodiscard]] execution& main() { return executions_[0]; }
+
+  /// Divides `bytes` of device memory among the streams: each has an equal share. Aligned to 256 bytes.
+  void set_workspace(std::byte* workspace, index_t bytes) {
+    const index_t share = bytes / stream_count / 256 * 256;
+    for (execution& e : executions_) {
+      e.workspace_ = workspace;
+      e.workspace_bytes_ = share;
+      workspace += share;
+    }
+  }
+
+  /// Waits until everything that was submitted is done.
+  void wait() { check(cudaStreamSynchronize(executions_[0].stream_)); }
+
+ private:
+  cublasLtHandle_t cublas_ = nullptr;
+  execution executions_[stream_count];
+};
+
+}  // namespace t5zero::cuda

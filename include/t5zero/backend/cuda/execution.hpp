@@ -1,0 +1,70 @@
+// Where the CUDA backend's work is submitted: a stream with the scratch memory that its operations borrow,
+// and side streams for work that nothing waits for soon.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstddef>
+
+#include <t5zero/backend/cuda/check.hpp>
+#include <t5zero/core/error.hpp>
+#include <t5zero/core/integers.hpp>
+
+namespace t5zero::cuda {
+
+/// Streams of one step: the main one and its branches.
+inline constexpr int stream_count = 3;
+
+/// A stream of a GPU. Work submitted to one execution runs in order; a branch runs beside it until it is
+/// joined. All of it may be captured into a graph.
+class execution {
+ public:
+  execution(const execution&) = delete;
+  execution& operator=(const execution&) = delete;
+
+  [[nodiscard]] cudaStream_t stream() const { return stream_; }
+  [[nodiscard]] cublasLtHandle_t cublas() const { return cublas_; }
+  /// May matmuls round fp32 operands to TF32?
+  [[nodiscard]] bool allows_tf32() const { return allows_tf32_; }
+
+  /// Scratch in device memory for the length of one operation. Throws contract_error if less was planned.
+  [[nodiscard]] std::byte* workspace(index_t bytes) const {
+    require(bytes <= workspace_bytes_,
+            "cuda::execution: the operation needs more workspace than was planned");
+    return workspace_;
+  }
+  [[nodiscard]] index_t workspace_bytes() const { return workspace_bytes_; }
+
+  /// A side stream that sees all work submitted here so far; another one at each call, in turn.
+  [[nodiscard]] execution& fork() {
+    execution& branch = *branches_[next_branch_];
+    next_branch_ = (next_branch_ + 1) % branches_.size();
+    branch.wait_for(*this);
+    return branch;
+  }
+  /// Work submitted here from now on sees all that the branch was given so far.
+  void join(execution& branch) { wait_for(branch); }
+
+ private:
+  friend class device;
+  execution() = default;
+
+  void wait_for(execution& other) {
+    if (&other == this) return;
+    check(cudaEventRecord(other.event_, other.stream_));
+    check(cudaStreamWaitEvent(stream_, other.event_, 0));
+  }
+
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t event_ = nullptr;
+  cublasLtHandle_t cublas_ = nullptr;
+  std::byte* workspace_ = nullptr;
+  index_t workspace_bytes_ = 0;
+  bool allows_tf32_ = false;
+  std::size_t next_branch_ = 0;
+  std::array<execution*, stream_count - 1> branches_{};  ///< of the main stream; a branch has none
+};
+
+}  // namespace t5zero::cuda

@@ -1,0 +1,123 @@
+// The GPU's primitive operations under the names that nn/ composes sublayers from: declarations that a plain
+// C++ compiler reads. kernels/operations.cuh defines them; the library t5zero::kernels holds them once for
+// all programs.
+//
+// Contracts are those of the CPU's operations of the same names (backend/cpu). What differs: all memory is
+// the device's, but for the arguments themselves; nothing waits, so results are there when the stream has
+// come to them; a ragged_view's batch, tokens and max_length are fixed for a captured step, its arrays are
+// read when it runs: sequences may be empty, and tokens that pad a batch form sequences of their own.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/matmul.hpp>
+
+namespace t5zero::cuda {
+
+/// T: element type of weights and saved activations.
+template <element T>
+struct operations {
+  template <element A, element B, element C>
+  static void matmul(execution& e, transpose ta, matrix_view<const A> a, transpose tb, matrix_view<const B> b,
+                     matrix_view<C> c, gradient_mode mode = gradient_mode::overwrite, float alpha = 1.0F) {
+    cuda::matmul<A, B, C>(e, ta, a, tb, b, c, mode, alpha);
+  }
+  template <element A, element B>
+  static void matmul(execution& e, transpose ta, matrix_view<const A> a, transpose tb, matrix_view<const B> b,
+                     const gradient_view& c) {
+    cuda::matmul<A, B>(e, ta, a, tb, b, c);
+  }
+
+  // kernels/rms_norm.cuh
+  static void rms_norm_forward(execution& e, matrix_view<const float> x, vector_view<const T> weight,
+                               float epsilon, matrix_view<T> y, vector_view<float> inverse_rms);
+  static void rms_norm_backward(execution& e, matrix_view<const float> grad_y, matrix_view<const float> x,
+                                vector_view<const T> weight, vector_view<const float> inverse_rms,
+                                matrix_view<float> grad_x, const gradient_view& grad_weight);
+
+  // kernels/attention_forward.cuh, kernels/attention_backward.cuh
+  static void attention_forward(execution& e, const attention_inputs<T>& inputs, matrix_view<T> context,
+                                matrix_view<float> log_sum_exp);
+  static void attention_backward(execution& e, const attention_inputs<T>& inputs,
+                                 matrix_view<const T> context, matrix_view<const float> log_sum_exp,
+                                 matrix_view<const T> grad_context, matrix_view<T> grad_query,
+                                 matrix_view<T> grad_key, matrix_view<T> grad_value,
+                                 matrix_view<float> grad_bias);
+
+  // kernels/decode_attention.cuh
+  static void scatter_rows(execution& e, matrix_view<const T> from, const index_t* rows, matrix_view<T> to);
+  static void decode_attention(execution& e, const decode_attention_inputs<T>& inputs,
+                               matrix_view<T> context);
+
+  // kernels/top_candidates.cuh
+  static void log_softmax_rows(execution& e, matrix_view<float> logits);
+  static void top_candidates(execution& e, matrix_view<const float> values, matrix_view<float> scores,
+                             matrix_view<std::int32_t> ids);
+
+  // kernels/dropout.cuh
+  static void residual_dropout_add(execution& e, matrix_view<const float> x, matrix_view<const float> branch,
+                                   const dropout_site& site, const ragged_view& tokens,
+                                   matrix_view<float> out);
+  static void dropout_backward(execution& e, matrix_view<const float> grad, const dropout_site& site,
+                               const ragged_view& tokens, matrix_view<T> grad_branch);
+  template <element U>
+  static void dropout_in_place(execution& e, matrix_view<U> x, const dropout_site& site,
+                               const ragged_view& tokens);
+  static void fill_zero(execution& e, matrix_view<float> x);
+
+  // kernels/activation.cuh
+  static void relu_dropout_forward(execution& e, matrix_view<T> hidden, const dropout_site& site,
+                                   const ragged_view& tokens);
+  static void relu_dropout_backward(execution& e, matrix_view<const T> grad_activated,
+                                    matrix_view<const T> activated, const dropout_site& site,
+                                    matrix_view<T> grad_hidden);
+  static void gated_gelu_dropout_forward(execution& e, matrix_view<const T> hidden, const dropout_site& site,
+                                         const ragged_view& tokens, matrix_view<T> out);
+  static void gated_gelu_dropout_backward(execution& e, matrix_view<const T> grad_activated,
+                                          matrix_view<const T> hidden, const dropout_site& site,
+                                          const ragged_view& tokens, matrix_view<T> grad_hidden);
+
+  // kernels/embedding.cuh
+  static void embedding_forward(execution& e, const std::int32_t* ids, const ragged_view& tokens,
+                                matrix_view<const T> table, const dropout_site& site, matrix_view<float> out);
+  static void embedding_backward(execution& e, const std::int32_t* ids, const ragged_view& tokens,
+                                 const dropout_site& site, matrix_view<const float> grad,
+                                 matrix_view<float> grad_table);
+
+  // kernels/cross_entropy.cuh
+  static void cross_entropy_forward(execution& e, matrix_view<float> logits, const std::int32_t* labels,
+                                    float label_smoothing, matrix_view<double> row_loss);
+  /// Gradients are multiplied by *scale times factor.
+  static void cross_entropy_backward(execution& e, matrix_view<float> logits, const std::int32_t* labels,
+                                     float label_smoothing, const float* scale, float factor,
+                                     matrix_view<T> grad_logits, matrix_view<double> row_loss);
+  /// *sums = sums of the two columns of row_loss, and the labels that count.
+  static void sum_losses(execution& e, matrix_view<const double> row_loss, const std::int32_t* labels,
+                         loss_sums* sums);
+
+  // kernels/initialize.cuh
+  static void initialize(execution& e, vector_view<float> values, double std, double factor,
+                         std::uint32_t seed, std::uint64_t first_element);
+
+  // kernels/optimizer.cuh
+  /// to[i] = from[i] rounded to `type`.
+  static void convert(execution& e, const float* from, void* to, dtype type, index_t count);
+  /// *result = sum of squares of `count` gradients.
+  static void sum_of_squares(execution& e, const std::byte* gradients, dtype type, index_t count,
+                             double* result);
+  /// One update of `count` elements by *params (nothing where params->applies is false). decay_boundaries:
+  /// ascending elements, multiples of 8, at which weight decay begins, ends, begins, ... (none: nowhere).
+  /// weights: 16-bit copies to write back, or null.
+  static void adamw(execution& e, const adamw_params* params, vector_view<const index_t> decay_boundaries,
+                    float* master, float* first, float* second, const std::byte* gradients, dtype type,
+                    T* weights, index_t count);
+  /// Of one tensor; see cpu/adafactor.hpp. decays: does weight decay apply to it?
+  static void adafactor(execution& e, const adafactor_params* params, bool decays, bool is_vector,
+                        index_t rows, index_t cols, float* master, float* row_moments, float* column_moments,
+                        const std::byte* gradients, dtype type, T* weights);
+};
+
+}  // namespace t5zero::cuda
