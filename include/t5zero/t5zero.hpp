@@ -5,7 +5,7 @@
 #include <t5zero/comm/self.hpp>
 #include <t5zero/core/config.hpp>
 #include <t5zero/core/error.hpp>
-#include <t5zero/model/batch_view.hpp>
+#include <t5zero/tensor/batch_view.hpp>
 #include <t5zero/model/t5.hpp>
 #include <t5zero/optim/adamw.hpp>
 #include <t5zero/optim/loss_scaler.hpp>

@@ -8,10 +8,10 @@
 #include <string_view>
 
 #include <t5zero/backend/dropout.hpp>
-#include <t5zero/backend/step_values.hpp>
 #include <t5zero/core/config.hpp>
 #include <t5zero/core/dtype.hpp>
 #include <t5zero/core/integers.hpp>
+#include <t5zero/optim/update_step.hpp>
 #include <t5zero/plan/batch_shape.hpp>
 #include <t5zero/policy/model_size.hpp>
 #include <t5zero/policy/precision.hpp>
@@ -73,6 +73,16 @@ struct decode_attention_inputs {
   index_t max_distance = 128;
   decode_keys keys;
 };
+
+/// What a rank's device is made with.
+struct device_options {
+  int threads = 1;           ///< of the CPU
+  int ordinal = 0;           ///< of the GPU, as CUDA counts the visible ones
+  bool allows_tf32 = false;  ///< may matmuls round fp32 operands to TF32?
+};
+
+/// What is computed on a batch: submitted work is replayed by kind and shape (a GPU's graphs).
+enum class step_kind : std::uint8_t { train, train_accumulating, evaluate, encode, decode };
 
 // One idea each, so that a compiler names the missing piece.
 template <class B>

@@ -4,11 +4,11 @@
 #include <vector>
 
 #include <t5zero/model/activations.hpp>
-#include <t5zero/model/batch_view.hpp>
 #include <t5zero/model/dropout_sites.hpp>
 #include <t5zero/model/stack_weights.hpp>
 #include <t5zero/nn/decode.hpp>
 #include <t5zero/nn/parameter_source.hpp>
+#include <t5zero/tensor/batch_view.hpp>
 
 namespace t5zero::model {
 

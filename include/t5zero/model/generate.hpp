@@ -7,13 +7,13 @@
 #include <vector>
 
 #include <t5zero/model/activations.hpp>
-#include <t5zero/model/batch_view.hpp>
 #include <t5zero/model/generation_options.hpp>
 #include <t5zero/model/sampling.hpp>
 #include <t5zero/model/score_processors.hpp>
 #include <t5zero/model/search_state.hpp>
 #include <t5zero/model/t5.hpp>
 #include <t5zero/plan/generation_plan.hpp>
+#include <t5zero/tensor/batch_view.hpp>
 
 namespace t5zero::model {
 

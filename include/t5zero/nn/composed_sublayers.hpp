@@ -99,12 +99,12 @@ struct composed_sublayers {
   }
 
   template <class... Args>
-  static loss_sums head_and_loss_forward(Args&&... args) {
-    return nn::head_and_loss_forward<Ops, T>(std::forward<Args>(args)...);
+  static void head_and_loss_forward(Args&&... args) {
+    nn::head_and_loss_forward<Ops, T>(std::forward<Args>(args)...);
   }
   template <class... Args>
-  static loss_sums head_and_loss_backward(Args&&... args) {
-    return nn::head_and_loss_backward<Ops, T>(std::forward<Args>(args)...);
+  static void head_and_loss_backward(Args&&... args) {
+    nn::head_and_loss_backward<Ops, T>(std::forward<Args>(args)...);
   }
   template <class... Args>
   static void for_each_logits_chunk(Args&&... args) {
