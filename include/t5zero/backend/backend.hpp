@@ -82,7 +82,7 @@ struct device_options {
 };
 
 /// What is computed on a batch: submitted work is replayed by kind and shape (a GPU's graphs).
-enum class step_kind : std::uint8_t { train, train_accumulating, evaluate, encode, decode };
+enum class step_kind : std::uint8_t { train, train_accumulating, evaluate, encode, decode, decode_beams };
 
 // One idea each, so that a compiler names the missing piece.
 template <class B>

@@ -127,7 +127,8 @@ template <class Backend, precision_policy Precision>
   batch_shape largest = batch.covering(evaluation);
   if (options.generation.generates()) {
     builder.rewind(start);
-    plan.generation = plan_generation(shape, evaluation, options.generation, param_bytes, builder);
+    const index_t sentences = options.evaluation.batch > 0 ? options.evaluation.batch : largest_batch.batch;
+    plan.generation = plan_generation(shape, sentences, evaluation, options.generation, param_bytes, builder);
     largest = largest.covering({.batch = evaluation.batch,
                                 .source_tokens = 0,
                                 .target_tokens = plan.generation.rows,

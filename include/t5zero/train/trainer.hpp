@@ -116,7 +116,8 @@ class trainer {
         result_losses_(static_cast<std::size_t>(options_.gradient_accumulation)) {
     device_.set_workspace(arena_.template at<std::byte>(plan_.workspace), plan_.workspace.bytes);
     if (options_.generation.generates()) {
-      generator_.emplace(arena_.data(), plan_.generation, options_.generation, largest_evaluation_, shape_);
+      generator_.emplace(arena_.data(), plan_.generation, options_.generation, largest_evaluation_.batch,
+                         shape_);
     }
     step_state start;
     start.scaler = initial_state(options_.scaler);
@@ -384,7 +385,8 @@ class trainer {
                                                              const generation_options& options) {
     require(generator_.has_value(), "trainer: generate() needs trainer_options::generation");
     check_sources(batch, largest_evaluation_, shape_.vocab_size);
-    generator_->generate(device_.main(), model_, source_, batch, options);
+    generator_->generate(device_, model_, source_, batch, staging_.stage(device_.main(), sources_of(batch)),
+                         options);
     return *generator_;
   }
 
@@ -410,6 +412,13 @@ class trainer {
 
  private:
   using execution = typename backend::execution;
+
+  /// A batch without its targets.
+  static batch_view sources_of(batch_view batch) {
+    batch.target = {};
+    batch.decoder_ids = batch.labels = nullptr;
+    return batch;
+  }
 
   struct submitted_update {
     index_t micro_batches = 0;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cpu/activation.hpp>
@@ -139,6 +140,14 @@ struct operations {
       sums.labels += labels[t] >= 0 ? 1 : 0;
     }
     *result = sums;
+  }
+
+  // Between the program's memory and the backend's; the second waits.
+  static void from_host(execution& /*e*/, const void* from, void* to, index_t bytes) {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  }
+  static void to_host(execution& /*e*/, const void* from, void* to, index_t bytes) {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
 
   static void begin_micro_batch(execution& /*e*/, const update_settings& settings, step_state* state,
