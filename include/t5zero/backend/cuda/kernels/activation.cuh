@@ -35,85 +35,93 @@ inline constexpr float sqrt_2_over_pi = 0.7978845608028654F;
   return tanhf(sqrt_2_over_pi * (x + 0.044715F * x * x * x));
 }
 
-template <int Features, element T>
+template <int Features, bool Packs, element T>
 __global__ void __launch_bounds__(row_threads)
     relu_dropout_forward_kernel(matrix_view<T> hidden, dropout_site site, const std::uint32_t* rows,
-                                const std::uint32_t* positions, bool packs) {
+                                const std::uint32_t* positions) {
   const index_t t = blockIdx.x;
   const int first = first_feature<Features>();
   const int available = static_cast<int>(hidden.cols) - first;
   if (available <= 0) return;
   T* const at = hidden.data + t * hidden.stride + first;
-  float value[Features];
-  load_features<Features>(at, available, packs, value);
+  const auto loaded = load_features<Features, Packs>(at, available);
   float multiplier[Features];
   feature_multipliers(dropout_mask(site), rows, positions, t, first, multiplier);
+  float value[Features];
+  unpack(loaded, value);
 #pragma unroll
   for (int i = 0; i < Features; ++i) value[i] = value[i] > 0.0F ? value[i] * multiplier[i] : 0.0F;
-  store_features<Features>(at, available, packs, value);
+  store_features<Features, Packs>(at, available, value);
 }
 
-template <int Features, element T>
+template <int Features, bool Packs, element T>
 __global__ void __launch_bounds__(row_threads)
     relu_dropout_backward_kernel(matrix_view<const T> grad_activated, matrix_view<const T> activated,
-                                 float scale, matrix_view<T> grad_hidden, bool packs) {
+                                 float scale, matrix_view<T> grad_hidden) {
   const index_t t = blockIdx.x;
   const int first = first_feature<Features>();
   const int available = static_cast<int>(activated.cols) - first;
   if (available <= 0) return;
+  const auto loaded_gradient =
+      load_features<Features, Packs>(grad_activated.data + t * grad_activated.stride + first, available);
+  const auto loaded_value =
+      load_features<Features, Packs>(activated.data + t * activated.stride + first, available);
   float gradient[Features];
   float value[Features];
-  load_features<Features>(grad_activated.data + t * grad_activated.stride + first, available, packs,
-                          gradient);
-  load_features<Features>(activated.data + t * activated.stride + first, available, packs, value);
+  unpack(loaded_gradient, gradient);
+  unpack(loaded_value, value);
 #pragma unroll
   for (int i = 0; i < Features; ++i) gradient[i] = value[i] > 0.0F ? gradient[i] * scale : 0.0F;
-  store_features<Features>(grad_hidden.data + t * grad_hidden.stride + first, available, packs, gradient);
+  store_features<Features, Packs>(grad_hidden.data + t * grad_hidden.stride + first, available, gradient);
 }
 
-template <int Features, element T>
+template <int Features, bool Packs, element T>
 __global__ void __launch_bounds__(row_threads)
     gated_gelu_dropout_forward_kernel(matrix_view<const T> hidden, dropout_site site,
                                       const std::uint32_t* rows, const std::uint32_t* positions,
-                                      matrix_view<T> out, bool packs) {
+                                      matrix_view<T> out) {
   const index_t t = blockIdx.x;
   const int first = first_feature<Features>();
   const int available = static_cast<int>(out.cols) - first;
   if (available <= 0) return;
   const T* const at = hidden.data + t * hidden.stride + first;
-  float gate[Features];
-  float linear[Features];
-  load_features<Features>(at, available, packs, gate);
-  load_features<Features>(at + out.cols, available, packs, linear);
+  const auto loaded_gate = load_features<Features, Packs>(at, available);
+  const auto loaded_linear = load_features<Features, Packs>(at + out.cols, available);
   float multiplier[Features];
   feature_multipliers(dropout_mask(site), rows, positions, t, first, multiplier);
+  float gate[Features];
+  float linear[Features];
+  unpack(loaded_gate, gate);
+  unpack(loaded_linear, linear);
 #pragma unroll
   for (int i = 0; i < Features; ++i)
     linear[i] *= 0.5F * gate[i] * (1.0F + gelu_tanh(gate[i])) * multiplier[i];
-  store_features<Features>(out.data + t * out.stride + first, available, packs, linear);
+  store_features<Features, Packs>(out.data + t * out.stride + first, available, linear);
 }
 
-template <int Features, element T>
+template <int Features, bool Packs, element T>
 __global__ void __launch_bounds__(row_threads)
     gated_gelu_dropout_backward_kernel(matrix_view<const T> grad_activated, matrix_view<const T> hidden,
                                        dropout_site site, const std::uint32_t* rows,
-                                       const std::uint32_t* positions, matrix_view<T> grad_hidden,
-                                       bool packs) {
+                                       const std::uint32_t* positions, matrix_view<T> grad_hidden) {
   const index_t t = blockIdx.x;
   const int first = first_feature<Features>();
   const index_t d_ff = grad_activated.cols;
   const int available = static_cast<int>(d_ff) - first;
   if (available <= 0) return;
   const T* const at = hidden.data + t * hidden.stride + first;
+  const auto loaded_gradient =
+      load_features<Features, Packs>(grad_activated.data + t * grad_activated.stride + first, available);
+  const auto loaded_gate = load_features<Features, Packs>(at, available);
+  const auto loaded_linear = load_features<Features, Packs>(at + d_ff, available);
+  float multiplier[Features];
+  feature_multipliers(dropout_mask(site), rows, positions, t, first, multiplier);
   float gradient[Features];
   float gate[Features];
   float linear[Features];
-  load_features<Features>(grad_activated.data + t * grad_activated.stride + first, available, packs,
-                          gradient);
-  load_features<Features>(at, available, packs, gate);
-  load_features<Features>(at + d_ff, available, packs, linear);
-  float multiplier[Features];
-  feature_multipliers(dropout_mask(site), rows, positions, t, first, multiplier);
+  unpack(loaded_gradient, gradient);
+  unpack(loaded_gate, gate);
+  unpack(loaded_linear, linear);
 #pragma unroll
   for (int i = 0; i < Features; ++i) {
     const float g = gradient[i] * multiplier[i];
@@ -126,15 +134,16 @@ __global__ void __launch_bounds__(row_threads)
     linear[i] = g * gelu;
   }
   T* const to = grad_hidden.data + t * grad_hidden.stride + first;
-  store_features<Features>(to, available, packs, gate);
-  store_features<Features>(to + d_ff, available, packs, linear);
+  store_features<Features, Packs>(to, available, gate);
+  store_features<Features, Packs>(to + d_ff, available, linear);
 }
 
 /// Both halves of a gated matrix take packs.
 template <int Features, class U>
 [[nodiscard]] bool gated_takes_packs(matrix_view<U> hidden) {
   const index_t d_ff = hidden.cols / 2;
-  return takes_packs(hidden, Features) && takes_packs(hidden.column_block(d_ff, d_ff), Features);
+  return takes_packs(hidden.column_block(0, d_ff), Features) &&
+         takes_packs(hidden.column_block(d_ff, d_ff), Features);
 }
 
 }  // namespace detail
@@ -147,8 +156,10 @@ void relu_dropout_forward(execution& e, matrix_view<T> hidden, const dropout_sit
   if (hidden.rows == 0 || hidden.cols == 0) return;
   constexpr int features = detail::activation_features<T>;
   const detail::row_grid grid(hidden.rows, hidden.cols, features);
-  detail::relu_dropout_forward_kernel<features><<<grid.blocks, grid.threads, 0, e.stream()>>>(
-      hidden, site, tokens.rows, tokens.positions, detail::takes_packs(hidden, features));
+  detail::with_packs(detail::takes_packs(hidden, features), [&](auto whole) {
+    detail::relu_dropout_forward_kernel<features, whole()>
+        <<<grid.blocks, grid.threads, 0, e.stream()>>>(hidden, site, tokens.rows, tokens.positions);
+  });
   check(cudaGetLastError());
 }
 
@@ -163,8 +174,10 @@ void relu_dropout_backward(execution& e, matrix_view<const T> grad_activated, ma
   const detail::row_grid grid(activated.rows, activated.cols, features);
   const bool packs = detail::takes_packs(grad_activated, features) &&
                      detail::takes_packs(activated, features) && detail::takes_packs(grad_hidden, features);
-  detail::relu_dropout_backward_kernel<features><<<grid.blocks, grid.threads, 0, e.stream()>>>(
-      grad_activated, activated, site.active() ? site.scale() : 1.0F, grad_hidden, packs);
+  detail::with_packs(packs, [&](auto whole) {
+    detail::relu_dropout_backward_kernel<features, whole()><<<grid.blocks, grid.threads, 0, e.stream()>>>(
+        grad_activated, activated, site.active() ? site.scale() : 1.0F, grad_hidden);
+  });
   check(cudaGetLastError());
 }
 
@@ -178,8 +191,10 @@ void gated_gelu_dropout_forward(execution& e, matrix_view<const T> hidden, const
   constexpr int features = detail::activation_features<T>;
   const detail::row_grid grid(out.rows, out.cols, features);
   const bool packs = detail::gated_takes_packs<features>(hidden) && detail::takes_packs(out, features);
-  detail::gated_gelu_dropout_forward_kernel<features>
-      <<<grid.blocks, grid.threads, 0, e.stream()>>>(hidden, site, tokens.rows, tokens.positions, out, packs);
+  detail::with_packs(packs, [&](auto whole) {
+    detail::gated_gelu_dropout_forward_kernel<features, whole()>
+        <<<grid.blocks, grid.threads, 0, e.stream()>>>(hidden, site, tokens.rows, tokens.positions, out);
+  });
   check(cudaGetLastError());
 }
 
@@ -197,8 +212,11 @@ void gated_gelu_dropout_backward(execution& e, matrix_view<const T> grad_activat
   const bool packs = detail::takes_packs(grad_activated, features) &&
                      detail::gated_takes_packs<features>(hidden) &&
                      detail::gated_takes_packs<features>(grad_hidden);
-  detail::gated_gelu_dropout_backward_kernel<features><<<grid.blocks, grid.threads, 0, e.stream()>>>(
-      grad_activated, hidden, site, tokens.rows, tokens.positions, grad_hidden, packs);
+  detail::with_packs(packs, [&](auto whole) {
+    detail::gated_gelu_dropout_backward_kernel<features, whole()>
+        <<<grid.blocks, grid.threads, 0, e.stream()>>>(grad_activated, hidden, site, tokens.rows,
+                                                       tokens.positions, grad_hidden);
+  });
   check(cudaGetLastError());
 }
 

@@ -24,42 +24,42 @@ namespace t5zero::cuda {
 
 namespace detail {
 
-template <int Features>
+template <int Features, bool Packs>
 __global__ void __launch_bounds__(row_threads)
     residual_dropout_add_kernel(matrix_view<const float> x, matrix_view<const float> branch,
                                 dropout_site site, const std::uint32_t* rows, const std::uint32_t* positions,
-                                matrix_view<float> out, bool packs) {
+                                matrix_view<float> out) {
   const index_t t = blockIdx.x;
   const int first = first_feature<Features>();
   const int available = static_cast<int>(x.cols) - first;
   if (available <= 0) return;
-  float sum[Features];
-  float addend[Features];
-  load_features<Features>(x.data + t * x.stride + first, available, packs, sum);
-  load_features<Features>(branch.data + t * branch.stride + first, available, packs, addend);
+  const auto from = load_features<Features, Packs>(x.data + t * x.stride + first, available);
+  const auto added = load_features<Features, Packs>(branch.data + t * branch.stride + first, available);
   float multiplier[Features];
   feature_multipliers(dropout_mask(site), rows, positions, t, first, multiplier);
+  float sum[Features];
 #pragma unroll
-  for (int i = 0; i < Features; ++i) sum[i] += multiplier[i] * addend[i];
-  store_features<Features>(out.data + t * out.stride + first, available, packs, sum);
+  for (int i = 0; i < Features; ++i) sum[i] = from.values[i] + multiplier[i] * added.values[i];
+  store_features<Features, Packs>(out.data + t * out.stride + first, available, sum);
 }
 
 /// to = mask(from); `to` may be `from`.
-template <int Features, element From, element To>
+template <int Features, bool Packs, element From, element To>
 __global__ void __launch_bounds__(row_threads)
     dropout_kernel(matrix_view<const From> from, dropout_site site, const std::uint32_t* rows,
-                   const std::uint32_t* positions, matrix_view<To> to, bool packs) {
+                   const std::uint32_t* positions, matrix_view<To> to) {
   const index_t t = blockIdx.x;
   const int first = first_feature<Features>();
   const int available = static_cast<int>(from.cols) - first;
   if (available <= 0) return;
-  float value[Features];
-  load_features<Features>(from.data + t * from.stride + first, available, packs, value);
+  const auto loaded = load_features<Features, Packs>(from.data + t * from.stride + first, available);
   float multiplier[Features];
   feature_multipliers(dropout_mask(site), rows, positions, t, first, multiplier);
+  float value[Features];
+  unpack(loaded, value);
 #pragma unroll
   for (int i = 0; i < Features; ++i) value[i] *= multiplier[i];
-  store_features<Features>(to.data + t * to.stride + first, available, packs, value);
+  store_features<Features, Packs>(to.data + t * to.stride + first, available, value);
 }
 
 template <element From, element To>
@@ -68,12 +68,14 @@ void dropout(execution& e, matrix_view<const From> from, const dropout_site& sit
   require(from.rows == to.rows && from.cols == to.cols && (!site.active() || tokens.tokens == from.rows),
           "cuda::dropout: the shapes do not agree");
   if (from.rows == 0 || from.cols == 0) return;
-  // 16 bytes of the narrower side, unless that leaves most multiprocessors idle.
+  // 16 bytes of the wider side.
   constexpr int features = sizeof(From) == 2 && sizeof(To) == 2 ? 8 : 4;
   const row_grid grid(from.rows, from.cols, features);
   const bool packs = takes_packs(from, features) && takes_packs(to, features);
-  dropout_kernel<features>
-      <<<grid.blocks, grid.threads, 0, e.stream()>>>(from, site, tokens.rows, tokens.positions, to, packs);
+  with_packs(packs, [&](auto whole) {
+    dropout_kernel<features, whole()>
+        <<<grid.blocks, grid.threads, 0, e.stream()>>>(from, site, tokens.rows, tokens.positions, to);
+  });
   check(cudaGetLastError());
 }
 
@@ -90,8 +92,10 @@ inline void residual_dropout_add(execution& e, matrix_view<const float> x, matri
   const detail::row_grid grid(x.rows, x.cols, features);
   const bool packs = detail::takes_packs(x, features) && detail::takes_packs(branch, features) &&
                      detail::takes_packs(out, features);
-  detail::residual_dropout_add_kernel<features><<<grid.blocks, grid.threads, 0, e.stream()>>>(
-      x, branch, site, tokens.rows, tokens.positions, out, packs);
+  detail::with_packs(packs, [&](auto whole) {
+    detail::residual_dropout_add_kernel<features, whole()>
+        <<<grid.blocks, grid.threads, 0, e.stream()>>>(x, branch, site, tokens.rows, tokens.positions, out);
+  });
   check(cudaGetLastError());
 }
 

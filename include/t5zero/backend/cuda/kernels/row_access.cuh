@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include <t5zero/backend/cuda/kernels/dropout_mask.cuh>
 #include <t5zero/backend/cuda/kernels/element.cuh>
@@ -35,38 +36,56 @@ template <int Features>
   return static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * Features;
 }
 
-/// Do all packs of `features` elements begin at a multiple of their access size?
+/// Is the matrix made of whole packs of `features` elements that begin at multiples of their access size?
+/// What a kernel then does is compiled apart (`Packs`): a branch at each access would keep it from having the
+/// next one under way.
 template <class U>
 [[nodiscard]] inline bool takes_packs(matrix_view<U> m, int features) {
   const index_t access = std::min<index_t>(16, features * static_cast<index_t>(sizeof(U)));
   return reinterpret_cast<std::uintptr_t>(m.data) % static_cast<std::uintptr_t>(access) == 0 &&
-         m.stride * static_cast<index_t>(sizeof(U)) % access == 0;
+         m.stride * static_cast<index_t>(sizeof(U)) % access == 0 && m.cols % features == 0;
 }
 template <class U>
 [[nodiscard]] inline bool takes_packs(vector_view<U> v, int features) {
   return takes_packs(matrix_view<U>(v.data, 1, v.size, 0), features);
 }
+/// f(std::true_type) or f(std::false_type).
+template <class F>
+inline void with_packs(bool packs, const F& f) {
+  if (packs)
+    f(std::true_type{});
+  else
+    f(std::false_type{});
+}
 
-/// Loads `Count` elements, of which the row still has `available`; the others come out as `filler`.
-template <int Count, element T>
-__device__ inline void load_features(const T* from, int available, bool packs, float (&to)[Count],
-                                     float filler = 0.0F) {
-  if (packs && available >= Count) {
-    load_pack<Count>(from, to);
-    return;
-  }
+/// `Count` elements, of which the row still has `available`; the others come out as zeros. Not yet converted:
+/// a conversion waits for its load, and others can be under way by then.
+template <int Count, bool Packs, element T>
+[[nodiscard]] __device__ inline pack<T, Count> load_features(const T* from, int available) {
+  pack<T, Count> result{};
+  if constexpr (Packs) {
+    if (available >= Count) result = *reinterpret_cast<const pack<T, Count>*>(from);
+  } else {
 #pragma unroll
-  for (int i = 0; i < Count; ++i) to[i] = i < available ? to_float(from[i]) : filler;
+    for (int i = 0; i < Count; ++i)
+      if (i < available) result.values[i] = from[i];
+  }
+  return result;
 }
 template <int Count, element T>
-__device__ inline void store_features(T* to, int available, bool packs, const float (&from)[Count]) {
-  if (packs && available >= Count) {
-    store_pack<Count>(to, from);
-    return;
-  }
+__device__ inline void unpack(const pack<T, Count>& from, float (&to)[Count]) {
 #pragma unroll
-  for (int i = 0; i < Count; ++i)
-    if (i < available) to[i] = from_float<T>(from[i]);
+  for (int i = 0; i < Count; ++i) to[i] = to_float(from.values[i]);
+}
+template <int Count, bool Packs, element T>
+__device__ inline void store_features(T* to, int available, const float (&from)[Count]) {
+  if constexpr (Packs) {
+    if (available >= Count) store_pack<Count>(to, from);
+  } else {
+#pragma unroll
+    for (int i = 0; i < Count; ++i)
+      if (i < available) to[i] = from_float<T>(from[i]);
+  }
 }
 
 /// Multipliers of features [first, first + Count) of token `t`: ones where dropout is off.
