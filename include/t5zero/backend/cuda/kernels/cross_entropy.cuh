@@ -22,7 +22,7 @@
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/block_row.cuh>
 #include <t5zero/backend/cuda/operations.hpp>
-#include <t5zero/backend/step_values.hpp>
+#include <t5zero/optim/loss_sums.hpp>
 
 namespace t5zero::cuda {
 
