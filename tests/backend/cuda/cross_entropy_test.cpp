@@ -89,7 +89,8 @@ TEMPLATE_TEST_CASE("cuda: cross entropy is the CPU's", "[cuda]", float, t5zero::
         found = own_logits.download();
       else
         found = apart.download();
-      CHECK(largest_difference(found, expected) < (sizeof(TestType) == 4 ? 2e-5 : tolerance<TestType>));
+      // 128 (p - 1): where p is nearly 1, what is left are the last bits of 128 p.
+      CHECK(largest_difference(found, expected) < (sizeof(TestType) == 4 ? 2e-4 : tolerance<TestType>));
       CHECK(same_bits(own_loss.download(), loss.download()));
       if (run == 1) CHECK(same_bits(found, first));
       first = found;
