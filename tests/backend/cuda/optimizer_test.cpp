@@ -21,10 +21,6 @@ using t5zero::dtype_of;
 const std::vector<index_t> sizes{1, 3, 4, 8, 1000, 2047, 2048, 2049, 100003, 9'000'001};
 
 template <class T>
-const std::byte* bytes_of(const std::vector<T>& values) {
-  return reinterpret_cast<const std::byte*>(values.data());
-}
-template <class T>
 const std::byte* bytes_of(const device_array<T>& values) {
   return reinterpret_cast<const std::byte*>(values.data());
 }
@@ -73,10 +69,9 @@ TEMPLATE_TEST_CASE("cuda: AdamW is the CPU's", "[cuda]", float, t5zero::float16,
     for (std::size_t i = 0; begin < size; ++i) {
       const index_t end = i < boundaries.size() ? std::min(size, boundaries[i]) : size;
       params.weight_decay = i % 2 == 1 ? params_of_step().weight_decay : 0.0F;
-      t5zero::cpu::operations<TestType>::adamw(
-          cpu.main(), params, expected.master.data() + begin, expected.first.data() + begin,
-          expected.second.data() + begin, bytes_of(gradient) + begin * index_t{sizeof(TestType)},
-          dtype_of<TestType>, host_weights == nullptr ? nullptr : host_weights + begin, end - begin);
+      t5zero::cpu::adamw(cpu.main(), params, expected.master.data() + begin, expected.first.data() + begin,
+                         expected.second.data() + begin, gradient.data() + begin,
+                         host_weights == nullptr ? nullptr : host_weights + begin, end - begin);
       begin = end;
     }
 
@@ -120,9 +115,8 @@ TEST_CASE("cuda: AdamW without boundaries decays nowhere, and does nothing where
   if (params.applies) {
     auto without_decay = params;
     without_decay.weight_decay = 0.0F;
-    t5zero::cpu::operations<float>::adamw(cpu.main(), without_decay, expected.master.data(),
-                                          expected.first.data(), expected.second.data(), bytes_of(gradient),
-                                          t5zero::dtype::f32, nullptr, size);
+    t5zero::cpu::adamw(cpu.main(), without_decay, expected.master.data(), expected.first.data(),
+                       expected.second.data(), gradient.data(), static_cast<float*>(nullptr), size);
   }
   const auto device_params = on_device(std::vector<t5zero::adamw_params>{params});
   const auto master = on_device(before.master);
@@ -145,8 +139,7 @@ TEMPLATE_TEST_CASE("cuda: the sum of squares is the CPU's and shows what is not 
   for (const index_t size : sizes) {
     CAPTURE(size);
     auto gradient = random_elements<TestType>(size, 1);
-    const double expected = t5zero::cpu::operations<TestType>::sum_of_squares(cpu.main(), bytes_of(gradient),
-                                                                              dtype_of<TestType>, size);
+    const double expected = t5zero::cpu::sum_of_squares(cpu.main(), gradient.data(), size);
     const auto device_gradient = on_device(gradient);
     double first = 0.0;
     for (int run = 0; run < 2; ++run) {
