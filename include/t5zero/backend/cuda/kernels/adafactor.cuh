@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(adafactor_threads)
 
 /// All of a vector's update, by one block: vectors have d_model elements.
 template <int Threads, element G, element W>
-__global__ void __launch_bounds__(Threads)
+__global__ void __launch_bounds__(Threads, 1)
     adafactor_vector_kernel(const adafactor_params* params, bool decays, index_t size, float* master,
                             float* moments, const G* gradient, W* weights) {
   __shared__ double shared[Threads / warp_size];
