@@ -58,7 +58,7 @@ TEMPLATE_TEST_CASE("cuda: cross entropy is the CPU's", "[cuda]", float, t5zero::
     const device_array<double> loss(2 * rows);
     t5zero::cuda::operations<TestType>::cross_entropy_forward(
         gpu.main(), device_logits.matrix(rows, cols), device_labels.data(), smoothing, loss.matrix(rows, 2));
-    CHECK(largest_difference(loss.download(), expected_loss) < 1e-6);
+    CHECK(largest_difference(loss.download(), expected_loss) < 3e-6);  // fp32 sums of 32128 exponentials
 
     const device_array<t5zero::loss_sums> sums(1);
     t5zero::cuda::operations<TestType>::sum_losses(gpu.main(), loss.matrix(rows, 2), device_labels.data(),

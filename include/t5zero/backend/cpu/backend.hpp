@@ -38,6 +38,8 @@ struct backend {
   template <precision_policy Precision>
   using sublayers = nn::composed_sublayers<operations<Precision>, typename Precision::param_type>;
 
+  /// Is there a device to run on?
+  [[nodiscard]] static bool is_available() { return true; }
   /// The threads of one rank. What is submitted is done when the call returns.
   class device {
    public:

@@ -41,6 +41,13 @@ struct backend {
   static constexpr index_t updates_in_flight = max_updates_in_flight;
   /// What a batch becomes on the device.
   [[nodiscard]] static constexpr batch_shape padded(const batch_shape& batch) { return cuda::padded(batch); }
+  /// Is there a GPU that CUDA can use?
+  [[nodiscard]] static bool is_available() {
+    int count = 0;
+    const bool found = cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+    if (!found) (void)cudaGetLastError();
+    return found;
+  }
   /// Of the host, which only submits.
   [[nodiscard]] static int default_threads() { return 1; }
 
