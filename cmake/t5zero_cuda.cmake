@@ -40,15 +40,21 @@ target_sources(t5zero_cuda INTERFACE FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE
 set(t5zero_kernel_sources "")
 foreach(T5ZERO_ELEMENT float float16 bfloat16)
   set(source ${PROJECT_BINARY_DIR}/kernels/operations_${T5ZERO_ELEMENT}.cu)
+  set(T5ZERO_MORE_INSTANCES "")
+  if(NOT T5ZERO_ELEMENT STREQUAL "float")
+    set(T5ZERO_MORE_INSTANCES "template void operations<${T5ZERO_ELEMENT}>::dropout_in_place(
+    execution&, matrix_view<float>, const dropout_site&, const ragged_view&);\n")
+  endif()
   configure_file(${CMAKE_CURRENT_LIST_DIR}/operations.cu.in ${source} @ONLY)
   list(APPEND t5zero_kernel_sources ${source})
 endforeach()
 add_library(t5zero_kernels STATIC ${t5zero_kernel_sources})
 add_library(t5zero::kernels ALIAS t5zero_kernels)
 set_target_properties(t5zero_kernels PROPERTIES EXPORT_NAME kernels)
-target_compile_features(t5zero_kernels PUBLIC cxx_std_20 PRIVATE cuda_std_20)
+target_compile_features(t5zero_kernels PUBLIC cxx_std_20)
 target_include_directories(t5zero_kernels PRIVATE ${PROJECT_SOURCE_DIR}/include)
 target_compile_options(t5zero_kernels PRIVATE
-  $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra
+  # CMake 3.25 knows no cuda_std_20 of CUDA 13.
+  $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra
     $<$<BOOL:${T5ZERO_WERROR}>:-Werror=all-warnings -Xcompiler=-Werror>>)
 target_link_libraries(t5zero_cuda INTERFACE t5zero t5zero_kernels CUDA::cudart_static CUDA::cublasLt Threads::Threads)

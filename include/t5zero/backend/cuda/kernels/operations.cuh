@@ -12,4 +12,5 @@
 #include <t5zero/backend/cuda/kernels/initialize.cuh>
 #include <t5zero/backend/cuda/kernels/optimizer.cuh>
 #include <t5zero/backend/cuda/kernels/rms_norm.cuh>
+#include <t5zero/backend/cuda/kernels/step.cuh>
 #include <t5zero/backend/cuda/kernels/top_candidates.cuh>
