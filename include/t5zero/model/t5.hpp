@@ -58,10 +58,11 @@ class t5 {
                                         matrix_view<const T>(saved.decoder_output(n)), batch.labels, loss,
                                         saved.scratch(), saved.row_loss(n), grad_output,
                                         contribute_matrix(sink, head_, shape_->d_model));
-      if (!shape_->ties_embeddings) sink.complete(head_);
     }
     decoder_.backward(execution, source, sink, batch, dropout, saved, grad_output);
     encoder_.backward(execution, source, sink, batch, dropout, saved);
+    execution.join_branches();
+    if (!shape_->ties_embeddings) sink.complete(head_);
     sink.complete(embedding_);
   }
 

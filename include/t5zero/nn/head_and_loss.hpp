@@ -47,7 +47,8 @@ void head_and_loss_forward(Execution& execution, matrix_view<const T> head, floa
   Ops::sum_losses(execution, row_loss, labels, options.sums);
 }
 
-/// Loss and gradients. grad_hidden: float [tokens, d_model], overwritten. grad_head: [vocab_size, d_model].
+/// Loss and gradients; join branch_of::head before reading grad_head. grad_hidden: float [tokens, d_model],
+/// overwritten. grad_head: [vocab_size, d_model].
 template <class Ops, element T, class Execution>
 void head_and_loss_backward(Execution& execution, matrix_view<const T> head, float output_scale,
                             matrix_view<const T> hidden, const std::int32_t* labels,
@@ -65,9 +66,10 @@ void head_and_loss_backward(Execution& execution, matrix_view<const T> head, flo
                                     row_loss.row_block(first, count));
         Ops::template matmul<T, T, float>(execution, transpose::no, grad_logits, transpose::no, head,
                                           grad_hidden.row_block(first, count));
-        Ops::template matmul<T, T>(execution, transpose::yes, grad_logits, transpose::no,
-                                   hidden.row_block(first, count), grad_head);
+        Ops::template matmul<T, T>(execution.fork(branch_of::head), transpose::yes, grad_logits,
+                                   transpose::no, hidden.row_block(first, count), grad_head);
         grad_head.mode = gradient_mode::accumulate;
+        if (first + count < hidden.rows) execution.join(branch_of::head);  // the next chunk takes its buffers
       });
   Ops::sum_losses(execution, row_loss, labels, options.sums);
 }

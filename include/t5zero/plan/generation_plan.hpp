@@ -65,7 +65,8 @@ constexpr generation_plan plan_generation(const model_shape& shape, index_t sent
   batch_shape step = batch;
   step.target_tokens = plan.rows;
   step.max_target_length = 1;
-  plan.step = plan_activations(shape, step, activation_use::evaluation, param_bytes, builder);
+  plan.step =
+      plan_activations(shape, step, activation_use::evaluation, param_bytes, /*scratch_sets=*/1, builder);
   plan.cache = builder.take_array(shape.n_decoder_layers,
                                   generation.max_length * plan.rows * 2 * shape.inner_dim() * param_bytes);
   plan.candidate_scores = builder.take(plan.rows * generation.candidates * 4);

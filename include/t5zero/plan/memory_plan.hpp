@@ -120,10 +120,11 @@ template <class Backend, precision_policy Precision>
     plan.training = plan_activations(
         shape, batch,
         options.recomputes_activations ? activation_use::recomputed_training : activation_use::training,
-        param_bytes, builder);
+        param_bytes, Backend::scratch_sets, builder);
     builder.rewind(start);
   }
-  plan.evaluation = plan_activations(shape, evaluation, activation_use::evaluation, param_bytes, builder);
+  plan.evaluation = plan_activations(shape, evaluation, activation_use::evaluation, param_bytes,
+                                     /*scratch_sets=*/1, builder);
   batch_shape largest = batch.covering(evaluation);
   if (options.generation.generates()) {
     builder.rewind(start);

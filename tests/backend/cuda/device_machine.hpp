@@ -111,7 +111,7 @@ class device_machine {
  public:
   /// `workspace_bytes`: of each stream.
   explicit device_machine(index_t workspace_bytes = index_t{64} << 20, bool allows_tf32 = false)
-      : device_(0, allows_tf32), workspace_(workspace_bytes * t5zero::cuda::stream_count) {
+      : device_({.ordinal = 0, .allows_tf32 = allows_tf32}), workspace_(workspace_bytes * t5zero::cuda::stream_count) {
     device_.set_workspace(workspace_.data(), workspace_.size());
   }
 

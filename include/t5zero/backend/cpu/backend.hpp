@@ -70,6 +70,8 @@ struct backend {
   };
   /// No batch is padded.
   [[nodiscard]] static constexpr batch_shape padded(const batch_shape& batch) { return batch; }
+  /// Nothing runs beside anything else.
+  static constexpr index_t scratch_sets = 1;
   /// Updates whose results may be outstanding.
   static constexpr index_t updates_in_flight = 1;
 

@@ -35,6 +35,8 @@ struct backend {
   template <precision_policy Precision>
   using sublayers = nn::composed_sublayers<operations<Precision>, typename Precision::param_type>;
 
+  /// Feed-forwards and attentions have a set each, for their branches.
+  static constexpr index_t scratch_sets = 2;
   /// Updates whose results may be outstanding: the host runs ahead of the device.
   static constexpr index_t updates_in_flight = max_updates_in_flight;
   /// What a batch becomes on the device.

@@ -21,7 +21,8 @@ inline constexpr index_t square_blocks = 1024;
 /// How Adafactor's passes over a matrix divide it: `chunks` parts of a row by `row_blocks` blocks of rows.
 struct adafactor_grid {
   static constexpr index_t columns_per_chunk = 512;
-  static constexpr index_t rows_per_sum = 1024;  ///< row moments whose sum is one partial
+  static constexpr index_t parts_per_chunk = 4;  ///< of a row's sum of squares: one for each warp
+  static constexpr index_t rows_per_sum = 256;   ///< row moments whose sum is one partial
 
   index_t chunks = 0;
   index_t rows_per_block = 0;
@@ -30,8 +31,8 @@ struct adafactor_grid {
 
   T5ZERO_HOST_DEVICE constexpr adafactor_grid(index_t rows, index_t cols)
       : chunks(ceil_div(cols, columns_per_chunk)) {
-    // About 2048 blocks where there is work for them, none of fewer than 8 rows.
-    const index_t even = ceil_div(rows * chunks, 2048);
+    // About 1024 blocks where there is work for them, none of fewer than 8 rows.
+    const index_t even = ceil_div(rows * chunks, 1024);
     rows_per_block = even < 8 ? 8 : even;
     row_blocks = ceil_div(rows, rows_per_block);
     row_sums = ceil_div(rows, rows_per_sum);
@@ -43,7 +44,7 @@ struct adafactor_grid {
 struct adafactor_scratch {
   index_t squares = 0;         ///< double [blocks]: squares of the step before clipping
   index_t moment_sums = 0;     ///< double [row_sums]: sums of row moments
-  index_t row_parts = 0;       ///< float [chunks, rows]: sums of a row's squares in one chunk
+  index_t row_parts = 0;       ///< float [chunks * parts_per_chunk, rows]: sums of parts of a row's squares
   index_t column_parts = 0;    ///< float [row_blocks, cols]: sums of a column's squares in one row block
   index_t column_factors = 0;  ///< float [cols]: 1 / sqrt(column moment)
   index_t bytes = 0;
@@ -52,7 +53,7 @@ struct adafactor_scratch {
     const adafactor_grid grid(rows, cols);
     moment_sums = squares + round_up(grid.blocks() * 8, 16);
     row_parts = moment_sums + round_up(grid.row_sums * 8, 16);
-    column_parts = row_parts + round_up(grid.chunks * rows * 4, 16);
+    column_parts = row_parts + round_up(grid.chunks * adafactor_grid::parts_per_chunk * rows * 4, 16);
     column_factors = column_parts + round_up(grid.row_blocks * cols * 4, 16);
     bytes = column_factors + round_up(cols * 4, 16);
   }

@@ -1,7 +1,8 @@
 // RMS norm (Zhang and Sennrich 2019) as T5 uses it: y = x * r * weight, r = 1 / sqrt(mean(x^2) + epsilon).
 //
-// Forward: x fp32 [rows, d], weight T [d], y T [rows, d] and inverse_rms fp32 [rows] are overwritten; d <=
-// 4096, any row stride, nothing overlaps. A block takes a row, in registers between its sum and its scaling.
+// Forward: x fp32 [rows, d], weight T [d], y T [rows, d] and inverse_rms fp32 [rows] (or none) are
+// overwritten; d <= 4096, any row stride, nothing overlaps. A block takes a row, in registers between its sum
+// and its scaling.
 //
 // Backward: grad_x += grad_y * weight * r - x * (sum(grad_y * weight * x) * r^3 / d), fp32 [rows, d];
 // grad_weight [1, d], of its own type and mode, gets sum over rows of grad_y * x * r. Nothing overlaps.
@@ -63,7 +64,7 @@ __global__ void __launch_bounds__(Threads)
   }
   squares = block_sum<Threads>(squares, shared);
   const float r = 1.0F / sqrtf(squares / static_cast<float>(cols) + epsilon);
-  if (threadIdx.x == 0) inverse_rms[row] = r;
+  if (threadIdx.x == 0 && inverse_rms != nullptr) inverse_rms[row] = r;
 #pragma unroll
   for (int p = 0; p < PackCount; ++p) {
     const int column = norm_column<Threads>(p);
@@ -241,7 +242,8 @@ void with_norm_block(index_t cols, bool packs, const F& f) {
 template <element T>
 void rms_norm_forward(execution& e, matrix_view<const float> x, vector_view<const T> weight, float epsilon,
                       matrix_view<T> y, vector_view<float> inverse_rms) {
-  require(y.rows == x.rows && y.cols == x.cols && weight.size == x.cols && inverse_rms.size >= x.rows,
+  require(y.rows == x.rows && y.cols == x.cols && weight.size == x.cols &&
+              (inverse_rms.size == 0 || inverse_rms.size >= x.rows),
           "cuda::rms_norm_forward: the shapes do not agree");
   if (x.rows == 0 || x.cols == 0) return;
   const bool packs = detail::takes_packs(x, 4) && detail::takes_packs(weight, 4) && detail::takes_packs(y, 4);
