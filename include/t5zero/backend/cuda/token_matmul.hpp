@@ -17,25 +17,25 @@
 
 namespace t5zero::cuda {
 
-/// May a kernel start while the one before it on its stream still runs? It then fetches weights, and waits for
-/// the other's end before it reads or writes anything else. Two conditions: what is before it is a kernel, not
-/// a copy or another stream's event; and the last kernel that wrote the weights lies further back, with a
-/// kernel that was launched without overlap after it. No effect below compute capability 9.0.
+/// May a kernel start while the one before it on its stream still runs? It then fetches weights, and waits
+/// for the other's end before it reads or writes anything else. Two conditions: what is before it is a
+/// kernel, not a copy or another stream's event; and the last kernel that wrote the weights lies further
+/// back, with a kernel that was launched without overlap after it. No effect below compute capability 9.0.
 enum class launch_overlap : std::uint8_t { none, previous };
 
 /// y = epilogue(rms_norm(x) weight^T). What backward needs of the norm is stored too.
 template <element T>
 struct norm_matmul_arguments {
-  matrix_view<const float> x;         ///< [tokens, d_model]
-  vector_view<const T> norm_weight;   ///< [d_model]
+  matrix_view<const float> x;        ///< [tokens, d_model]
+  vector_view<const T> norm_weight;  ///< [d_model]
   float epsilon = 0.0F;
-  matrix_view<const T> weight;        ///< [features, d_model]
-  matrix_view<T> y;                   ///< [tokens, features]
-  matrix_view<T> normed;              ///< [tokens, d_model]; no data: not stored
-  vector_view<float> inverse_rms;     ///< [tokens]; no data: not stored
-  bool relu = false;                  ///< y = dropout(relu(product)), else the product
-  dropout_site dropout;               ///< of relu
-  ragged_view tokens;                 ///< read where dropout is on
+  matrix_view<const T> weight;     ///< [features, d_model]
+  matrix_view<T> y;                ///< [tokens, features]
+  matrix_view<T> normed;           ///< [tokens, d_model]; no data: not stored
+  vector_view<float> inverse_rms;  ///< [tokens]; no data: not stored
+  bool relu = false;               ///< y = dropout(relu(product)), else the product
+  dropout_site dropout;            ///< of relu
+  ragged_view tokens;              ///< read where dropout is on
   launch_overlap overlap = launch_overlap::none;
 };
 
@@ -55,19 +55,19 @@ struct matmul_residual_arguments {
 /// grad_normed has data, first that of the norm behind is added: gradient = grad + rms_norm_backward(...).
 template <element T>
 struct grad_matmul_arguments {
-  matrix_view<const float> grad;          ///< [tokens, d_model]
-  matrix_view<const float> grad_normed;   ///< [tokens, d_model]; no data: gradient is grad
-  matrix_view<const float> x;             ///< [tokens, d_model], what was normed
-  vector_view<const T> norm_weight;       ///< [d_model]
-  vector_view<const float> inverse_rms;   ///< [tokens]
-  matrix_view<float> gradient;            ///< [tokens, d_model]; no data: not stored
+  matrix_view<const float> grad;         ///< [tokens, d_model]
+  matrix_view<const float> grad_normed;  ///< [tokens, d_model]; no data: gradient is grad
+  matrix_view<const float> x;            ///< [tokens, d_model], what was normed
+  vector_view<const T> norm_weight;      ///< [d_model]
+  vector_view<const float> inverse_rms;  ///< [tokens]
+  matrix_view<float> gradient;           ///< [tokens, d_model]; no data: not stored
   dropout_site dropout;
   ragged_view tokens;
-  matrix_view<T> dropped;                 ///< [tokens, d_model], dropout(gradient) as T; no data: not stored
-  matrix_view<const T> weight;            ///< [d_model, features]
-  matrix_view<const T> activated;         ///< [tokens, features], dropout(relu()); no data: no relu here
-  dropout_site activated_dropout;         ///< of `activated`
-  matrix_view<T> y;                       ///< [tokens, features]; may be `activated`
+  matrix_view<T> dropped;          ///< [tokens, d_model], dropout(gradient) as T; no data: not stored
+  matrix_view<const T> weight;     ///< [d_model, features]
+  matrix_view<const T> activated;  ///< [tokens, features], dropout(relu()); no data: no relu here
+  dropout_site activated_dropout;  ///< of `activated`
+  matrix_view<T> y;                ///< [tokens, features]; may be `activated`
   launch_overlap overlap = launch_overlap::none;
 };
 

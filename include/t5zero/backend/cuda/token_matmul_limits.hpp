@@ -1,5 +1,5 @@
-// Which products of few tokens token_matmul.hpp takes, and how they are cut into blocks: plain arithmetic that
-// the host, tests and planners read.
+// Which products of few tokens token_matmul.hpp takes, and how they are cut into blocks: plain arithmetic
+// that the host, tests and planners read.
 #pragma once
 
 #include <algorithm>
@@ -34,8 +34,9 @@ inline constexpr index_t max_weight_gradients = 4;
 /// How the depth of a product with given rows is divided: among the blocks of a cluster, or, where a GPU has
 /// none, in time. Depends on the depth alone, so that no result depends on the number of tokens.
 struct depth_division {
-  int parts = 1;      ///< 1, 2, 4 or 8
-  index_t depth = 0;  ///< of one piece, a multiple of 16 if there are several; part i has pieces i, i + parts..
+  int parts = 1;  ///< 1, 2, 4 or 8
+  index_t depth =
+      0;  ///< of one piece, a multiple of 16 if there are several; part i has pieces i, i + parts..
 
   [[nodiscard]] static constexpr depth_division of(index_t depth) {
     if (depth <= 1024) return {1, depth};
@@ -72,8 +73,7 @@ struct token_device {
     if (token_matmul_bytes(tile, weight, depth, parts) > device.shared_bytes) continue;
     if (tile.row_tiles > 1 && rows <= 16) continue;
     largest = tile;
-    const index_t blocks =
-        ceil_div(rows, tile.rows()) * round_up(ceil_div(cols, tile.cols()), group) * parts;
+    const index_t blocks = ceil_div(rows, tile.rows()) * round_up(ceil_div(cols, tile.cols()), group) * parts;
     if (blocks <= device.multiprocessors) return tile;
   }
   return largest;

@@ -18,7 +18,8 @@ namespace t5zero::cuda::detail {
 /// The compute capability, times ten, from which the functions below do something.
 inline constexpr int overlap_architecture = 90;
 
-/// From now on the next kernel may start. It waits for this one's end itself, so the earliest moment is right.
+/// From now on the next kernel may start. It waits for this one's end itself, so the earliest moment is
+/// right.
 __device__ inline void let_next_grid_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -50,7 +51,9 @@ __device__ inline void store_to_peer(void* place, int rank, uint2 value) {
 #if __CUDA_ARCH__ >= 900
   unsigned address;
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(place)), "r"(rank));
-  asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};" : : "r"(address), "r"(value.x), "r"(value.y)
+  asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};"
+               :
+               : "r"(address), "r"(value.x), "r"(value.y)
                : "memory");
 #else
   *static_cast<uint2*>(place) = value;
@@ -69,7 +72,7 @@ __device__ inline void store_to_peer(void* place, int rank, float4 value) {
 #endif
 }
 
-/// The GPU in use.
+/// The GPU in use; some of its shared memory is left to what kernels declare.
 [[nodiscard]] inline token_device current_token_device() {
   int ordinal = 0;
   int multiprocessors = 0;
@@ -77,7 +80,7 @@ __device__ inline void store_to_peer(void* place, int rank, float4 value) {
   check(cudaGetDevice(&ordinal));
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, ordinal));
   check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal));
-  return {multiprocessors, shared};
+  return {multiprocessors, shared - 1024};
 }
 /// Was the kernel compiled for an architecture with clusters and overlap? The device alone does not say it.
 template <class... Parameters>
@@ -102,6 +105,10 @@ void launch(execution& e, void (*kernel)(Parameters...), const overlapped_launch
   if (how.shared_bytes > 0)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(how.shared_bytes)));
+  // A multiprocessor divides its memory into cache and shared memory anew only when it is idle: kernels that
+  // are to meet there must ask for the same division.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared));
   std::array<cudaLaunchAttribute, 2> attributes{};
   cudaLaunchConfig_t config{};
   config.gridDim = how.blocks;

@@ -4,18 +4,18 @@
 //   norm_matmul      y = epilogue(rms_norm(x) W^T)       grad_matmul   y = epilogue(dropout(g) W)
 //   matmul_residual  out = x + dropout(a W^T)            plain_matmul  y = a W
 //
-// A batch of one sentence is bound by latency: a chain of launches, each of which waits for the one before and
-// then for the memory. Weights do not depend on the chain, so a kernel starts while the one before runs
+// A batch of one sentence is bound by latency: a chain of launches, each of which waits for the one before
+// and then for the memory. Weights do not depend on the chain, so a kernel starts while the one before runs
 // (launch_overlap), brings its whole part of the weight to shared memory and only then waits. Tiles are 16
 // tokens high, so that little of the activations is read after the wait; all of a block's depth is in shared
 // memory at once and its eight warps divide it.
 //
 // computed_rows_kernel (norm_matmul, grad_matmul): the four blocks of a cluster lie along the features and
-// need the same rows: each computes four of the sixteen and writes them, rounded to T, to the shared memory of
-// all. What an L2 that all blocks ask at once would give at 25 bytes a cycle and multiprocessor so passes it
-// once in four.
-// copied_rows_kernel (matmul_residual, plain_matmul): few tiles and a long depth (d_model features out of
-// d_ff): four or eight blocks of a cluster divide the depth, and each adds up its share of the tile.
+// need the same rows: each computes four of the sixteen and writes them, rounded to T, to the shared memory
+// of all. What an L2 that all blocks ask at once would give at 25 bytes a cycle and multiprocessor so passes
+// it once in four. copied_rows_kernel (matmul_residual, plain_matmul): few tiles and a long depth (d_model
+// features out of d_ff): four or eight blocks of a cluster divide the depth, and each adds up its share of
+// the tile.
 //
 // Deterministic: no atomics; a result's sum depends on the depth alone (token_tiles.cuh). fp32 sums of 16-bit
 // products on tensor cores. No workspace.
@@ -49,8 +49,7 @@ namespace detail {
 template <class Block, element T, class Rows, class Result>
 __global__ void __launch_bounds__(token_threads, 2)
     computed_rows_kernel(const __grid_constant__ matrix_view<const T> weight,
-                         const __grid_constant__ Rows rows, const __grid_constant__ Result result,
-                         int cols) {
+                         const __grid_constant__ Rows rows, const __grid_constant__ Result result, int cols) {
   constexpr int cluster = cluster_blocks(token_row_cluster);
   let_next_grid_start();
   arrive_at_cluster();
@@ -64,22 +63,20 @@ __global__ void __launch_bounds__(token_threads, 2)
   wait_for_previous_grid();
   wait_for_cluster();  // its blocks run: their shared memory may be written
 
-  const int rank = static_cast<int>(blockIdx.x) % cluster;
-  for (int i = static_cast<int>(threadIdx.x) / warp_size; i < Block::rows / cluster; i += token_warps) {
-    const int tile_row = rank * (Block::rows / cluster) + i;
-    T* const to = operand + tile_row * Block::stride(depth);
+  constexpr int own_rows = Block::rows / cluster;
+  static_assert(own_rows % token_row_teams == 0, "all warps come to the same barriers");
+  __shared__ float team_sums[token_warps];
+  const int first_own = static_cast<int>(blockIdx.x) % cluster * own_rows;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x) / token_row_threads; i < own_rows; i += token_row_teams) {
+    T* const to = operand + (first_own + i) * Block::stride(depth);
     const auto put = [&](int p, const pack<T, 4>& values) {
       if (token_column(p) >= (depth + 15) / 16 * 16) return;
 #pragma unroll
       for (int peer = 0; peer < cluster; ++peer)
         store_to_peer(to + token_column(p), peer, *reinterpret_cast<const uint2*>(&values));
     };
-    if (first_row + tile_row < rows.count()) {
-      rows.make(constants, first_row + tile_row, static_cast<int>(blockIdx.x) < cluster, put);
-    } else {
-#pragma unroll
-      for (int p = 0; p < token_packs; ++p) put(p, pack<T, 4>{});
-    }
+    rows.make(constants, first_row + first_own + i, static_cast<int>(blockIdx.x) < cluster, team_sums, put);
   }
   arrive_at_cluster();
   token_stores<Block, Result> stores(result, first_row, rows.count(), first_column, cols, 0, Block::quads);
@@ -218,8 +215,8 @@ void copied_rows_matmul(execution& e, const matrix_view<const T>& a, const matri
   require(a.cols % 8 == 0 && a.cols > 0 && cols % 8 == 0,
           "cuda::token_matmul: features are not multiples of 8");
   const depth_division division = depth_division::of(a.cols);
-  const token_tile tile = choose_token_tile(a.rows, cols, Weight, division.depth, division.parts, 1,
-                                            current_token_device());
+  const token_tile tile =
+      choose_token_tile(a.rows, cols, Weight, division.depth, division.parts, 1, current_token_device());
   const index_t bytes = token_matmul_bytes(tile, Weight, division.depth, division.parts);
   const index_t exchange_at = token_matmul_bytes(tile, Weight, division.depth, 1);
   with_token_block<Weight>(tile, [&](auto block) {
@@ -243,7 +240,8 @@ void copied_rows_matmul(execution& e, const matrix_view<const T>& a, const matri
 template <element T>
 void norm_matmul(execution& e, const norm_matmul_arguments<T>& in) {
   require(in.weight.cols == in.x.cols && in.norm_weight.size == in.x.cols && in.y.rows == in.x.rows &&
-              in.y.cols == in.weight.rows && (in.normed.data == nullptr || detail::same_shape(in.normed, in.x)) &&
+              in.y.cols == in.weight.rows &&
+              (in.normed.data == nullptr || detail::same_shape(in.normed, in.x)) &&
               (in.inverse_rms.data == nullptr || in.inverse_rms.size >= in.x.rows) &&
               (!in.relu || detail::masks(in.dropout, in.tokens, in.x.rows)) &&
               detail::takes_token_packs(in.x, in.norm_weight, in.weight, in.y, in.normed),
@@ -261,16 +259,17 @@ void norm_matmul(execution& e, const norm_matmul_arguments<T>& in) {
 template <element T>
 void grad_matmul(execution& e, const grad_matmul_arguments<T>& in) {
   const bool finishes = in.grad_normed.data != nullptr;
-  require(in.weight.rows == in.grad.cols && in.y.rows == in.grad.rows && in.y.cols == in.weight.cols &&
-              detail::masks(in.dropout, in.tokens, in.grad.rows) &&
-              (!finishes || (detail::same_shape(in.grad_normed, in.grad) && detail::same_shape(in.x, in.grad) &&
-                             in.norm_weight.size == in.grad.cols && in.inverse_rms.size >= in.grad.rows)) &&
-              (in.gradient.data == nullptr || detail::same_shape(in.gradient, in.grad)) &&
-              (in.dropped.data == nullptr || detail::same_shape(in.dropped, in.grad)) &&
-              (in.activated.data == nullptr || detail::same_shape(in.activated, in.y)) &&
-              detail::takes_token_packs(in.grad, in.grad_normed, in.x, in.norm_weight, in.gradient,
-                                        in.dropped, in.weight, in.activated, in.y),
-          "cuda::grad_matmul: the shapes do not agree");
+  require(
+      in.weight.rows == in.grad.cols && in.y.rows == in.grad.rows && in.y.cols == in.weight.cols &&
+          detail::masks(in.dropout, in.tokens, in.grad.rows) &&
+          (!finishes || (detail::same_shape(in.grad_normed, in.grad) && detail::same_shape(in.x, in.grad) &&
+                         in.norm_weight.size == in.grad.cols && in.inverse_rms.size >= in.grad.rows)) &&
+          (in.gradient.data == nullptr || detail::same_shape(in.gradient, in.grad)) &&
+          (in.dropped.data == nullptr || detail::same_shape(in.dropped, in.grad)) &&
+          (in.activated.data == nullptr || detail::same_shape(in.activated, in.y)) &&
+          detail::takes_token_packs(in.grad, in.grad_normed, in.x, in.norm_weight, in.gradient, in.dropped,
+                                    in.weight, in.activated, in.y),
+      "cuda::grad_matmul: the shapes do not agree");
   if (in.y.rows == 0 || in.y.cols == 0) return;
   detail::computed_rows_matmul<transpose::no>(
       e, in.weight,

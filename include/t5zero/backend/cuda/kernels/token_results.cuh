@@ -58,8 +58,7 @@ struct backward_result {
     if (activated.data != nullptr) {
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        sum[i] =
-            to_float(with.activated.values[i]) > 0.0F ? to_float(from_float<T>(sum[i])) * scale : 0.0F;
+        sum[i] = to_float(with.activated.values[i]) > 0.0F ? to_float(from_float<T>(sum[i])) * scale : 0.0F;
     }
     store_pack(y.data + row * y.stride + column, sum);
   }

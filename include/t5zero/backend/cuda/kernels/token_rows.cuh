@@ -1,6 +1,6 @@
 // The left operand of token_matmul's products where it is computed on the way: rows that are normed, or
-// gradients of the residual stream. A warp makes a row: lane l has features 4 * (l + 32 * i) and the next
-// three, i < token_packs, all of them under way at once.
+// gradients of the residual stream. Two warps make a row: thread t of them has features 4 * (t + 64 * i) and
+// the next three, i < token_packs, all of them under way at once.
 #pragma once
 
 #include <cstdint>
@@ -12,14 +12,28 @@
 
 namespace t5zero::cuda::detail {
 
-inline constexpr int token_packs = static_cast<int>(token_max_features) / (4 * warp_size);
+inline constexpr int token_row_threads = 2 * warp_size;
+inline constexpr int token_packs = static_cast<int>(token_max_features) / (4 * token_row_threads);
+/// Rows that a block makes at a time.
+inline constexpr int token_row_teams = token_warps * warp_size / token_row_threads;
 
-/// First feature of this lane's pack `p`.
+/// First feature of this thread's pack `p`.
 [[nodiscard]] __device__ inline int token_column(int p) {
-  return (p * warp_size + static_cast<int>(threadIdx.x) % warp_size) * 4;
+  return (p * token_row_threads + static_cast<int>(threadIdx.x) % token_row_threads) * 4;
 }
 
-/// This lane's part of a row; zeros beyond its end.
+/// Sum over the two warps of a row. All threads of the block call it; `shared` holds a float a warp and may
+/// be written again after the next __syncthreads.
+[[nodiscard]] __device__ inline float row_team_sum(float value, float* shared) {
+  value = warp_sum(value);
+  const int warp = static_cast<int>(threadIdx.x) / warp_size;
+  __syncthreads();  // whoever still reads `shared` from before
+  if (threadIdx.x % warp_size == 0) shared[warp] = value;
+  __syncthreads();
+  return shared[warp / 2 * 2] + shared[warp / 2 * 2 + 1];
+}
+
+/// This thread's part of a row; zeros beyond its end.
 template <element T>
 struct token_row {
   pack<T, 4> packs[token_packs];
@@ -45,29 +59,35 @@ struct norm_rows {
   /// What does not depend on the kernel before.
   [[nodiscard]] __device__ token_row<T> constants() const { return {weight, cols()}; }
 
-  /// put(p, pack) for each pack of the row; `stores`: also for backward.
+  /// put(p, pack) for each pack of the row; `stores`: also for backward. All threads of the block call it;
+  /// rows from count() on are zeros. `shared`: see row_team_sum.
   template <class Put>
-  __device__ void make(const token_row<T>& constants, index_t row, bool stores, const Put& put) const {
-    const token_row<float> loaded(x.data + row * x.stride, cols());
+  __device__ void make(const token_row<T>& constants, index_t row, bool stores, float* shared,
+                       const Put& put) const {
+    const int available = row < count() ? cols() : 0;
+    const token_row<float> loaded(x.data + row * x.stride, available);
     float squares = 0.0F;
 #pragma unroll
     for (int p = 0; p < token_packs; ++p) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) squares += loaded.packs[p].values[i] * loaded.packs[p].values[i];
     }
-    const float r = 1.0F / sqrtf(warp_sum(squares) / static_cast<float>(cols()) + epsilon);
+    const float r = 1.0F / sqrtf(row_team_sum(squares, shared) / static_cast<float>(cols()) + epsilon);
 #pragma unroll
     for (int p = 0; p < token_packs; ++p) {
-      pack<T, 4> result;
+      pack<T, 4> result{};
+      if (token_column(p) < available) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        result.values[i] =
-            from_float<T>(loaded.packs[p].values[i] * r * to_float(constants.packs[p].values[i]));
+        for (int i = 0; i < 4; ++i)
+          result.values[i] =
+              from_float<T>(loaded.packs[p].values[i] * r * to_float(constants.packs[p].values[i]));
+      }
       put(p, result);
-      if (stores && normed.data != nullptr && token_column(p) < cols())
+      if (stores && normed.data != nullptr && token_column(p) < available)
         *reinterpret_cast<pack<T, 4>*>(normed.data + row * normed.stride + token_column(p)) = result;
     }
-    if (stores && inverse_rms != nullptr && threadIdx.x % warp_size == 0) inverse_rms[row] = r;
+    if (stores && inverse_rms != nullptr && available > 0 && threadIdx.x % token_row_threads == 0)
+      inverse_rms[row] = r;
   }
 };
 
@@ -92,13 +112,15 @@ struct gradient_rows {
   }
 
   template <class Put>
-  __device__ void make(const token_row<T>& constants, index_t row, bool stores, const Put& put) const {
-    token_row<float> total(grad.data + row * grad.stride, cols());
-    if (grad_normed.data != nullptr) add_norm(constants, row, total);
+  __device__ void make(const token_row<T>& constants, index_t row, bool stores, float* shared,
+                       const Put& put) const {
+    const int available = row < count() ? cols() : 0;
+    token_row<float> total(grad.data + row * grad.stride, available);
+    if (grad_normed.data != nullptr) add_norm(constants, row, available, shared, total);
     if (stores && gradient.data != nullptr) {
 #pragma unroll
       for (int p = 0; p < token_packs; ++p) {
-        if (token_column(p) < cols())
+        if (token_column(p) < available)
           *reinterpret_cast<pack<float, 4>*>(gradient.data + row * gradient.stride + token_column(p)) =
               total.packs[p];
       }
@@ -108,7 +130,7 @@ struct gradient_rows {
     for (int p = 0; p < token_packs; ++p) {
       const int column = token_column(p);
       pack<T, 4> result{};
-      if (column < cols()) {
+      if (column < available) {
         float multiplier[4];
         feature_multipliers(mask, rows, positions, row, column, multiplier);
 #pragma unroll
@@ -116,16 +138,17 @@ struct gradient_rows {
           result.values[i] = from_float<T>(total.packs[p].values[i] * multiplier[i]);
       }
       put(p, result);
-      if (stores && dropped.data != nullptr && column < cols())
+      if (stores && dropped.data != nullptr && column < available)
         *reinterpret_cast<pack<T, 4>*>(dropped.data + row * dropped.stride + column) = result;
     }
   }
 
  private:
-  __device__ void add_norm(const token_row<T>& constants, index_t row, token_row<float>& total) const {
-    const token_row<float> normed(grad_normed.data + row * grad_normed.stride, cols());
-    const token_row<float> value(x.data + row * x.stride, cols());
-    const float r = inverse_rms[row];
+  __device__ void add_norm(const token_row<T>& constants, index_t row, int available, float* shared,
+                           token_row<float>& total) const {
+    const token_row<float> normed(grad_normed.data + row * grad_normed.stride, available);
+    const token_row<float> value(x.data + row * x.stride, available);
+    const float r = available > 0 ? inverse_rms[row] : 0.0F;
     float dot = 0.0F;
 #pragma unroll
     for (int p = 0; p < token_packs; ++p) {
@@ -133,7 +156,7 @@ struct gradient_rows {
       for (int i = 0; i < 4; ++i)
         dot += normed.packs[p].values[i] * to_float(constants.packs[p].values[i]) * value.packs[p].values[i];
     }
-    const float common = warp_sum(dot) * r * r * r / static_cast<float>(cols());
+    const float common = row_team_sum(dot, shared) * r * r * r / static_cast<float>(cols());
 #pragma unroll
     for (int p = 0; p < token_packs; ++p) {
 #pragma unroll

@@ -107,8 +107,8 @@ struct token_sums {
       for (int j = 0; j < Block::column_tiles; j += 2) {
         std::uint32_t b[4];
         if constexpr (Block::weight == transpose::yes)
-          load_matrices(
-              b, weights + (j * 8 + lane / 16 * 8 + lane % 8) * stride + step * 16 + lane / 8 % 2 * 8);
+          load_matrices(b,
+                        weights + (j * 8 + lane / 16 * 8 + lane % 8) * stride + step * 16 + lane / 8 % 2 * 8);
         else
           load_matrices_transposed(
               b, weights + (step * 16 + lane % 16) * (Block::cols + 8) + j * 8 + lane / 16 * 8);
@@ -195,7 +195,9 @@ class token_stores {
   [[nodiscard]] __device__ int quad(int i) const {
     return first_ + i * token_threads + static_cast<int>(threadIdx.x);
   }
-  [[nodiscard]] __device__ index_t row(int i) const { return first_row_ + quad(i) / Block::row_quads; }
+  [[nodiscard]] __device__ index_t row(int i) const {
+    return first_row_ + quad(i) / Block::row_quads;
+  }
   [[nodiscard]] __device__ int column(int i) const {
     return first_column_ + quad(i) % Block::row_quads * 4;
   }
