@@ -80,7 +80,7 @@ struct token_device {
 }
 
 /// Can norm_matmul and grad_matmul take rows of `features` features on a GPU whose blocks may have that much
-/// shared memory (48 KiB on none, 64 KiB on compute capability 7.5, 99 on 8.6 to 8.9 and 12.0, 227 on 9.0)?
+/// shared memory (64 KiB on compute capability 7.5, 99 on 8.6 to 8.9 and 12.0, 227 on 9.0)?
 [[nodiscard]] constexpr bool computes_token_rows(index_t features, index_t cols, index_t shared_bytes) {
   return features % 8 == 0 && cols % 8 == 0 && features <= token_max_features &&
          token_matmul_bytes(token_tiles[0], transpose::yes, features, 1) <= shared_bytes &&

@@ -83,11 +83,14 @@ __device__ inline void store_to_peer(void* place, int rank, float4 value) {
   return {multiprocessors, shared - 1024};
 }
 /// Was the kernel compiled for an architecture with clusters and overlap? The device alone does not say it.
+[[nodiscard]] inline bool takes_clusters(const cudaFuncAttributes& kernel) {
+  return kernel.ptxVersion >= overlap_architecture;
+}
 template <class... Parameters>
-[[nodiscard]] bool takes_clusters(void (*kernel)(Parameters...)) {
+[[nodiscard]] cudaFuncAttributes attributes_of(void (*kernel)(Parameters...)) {
   cudaFuncAttributes attributes{};
   check(cudaFuncGetAttributes(&attributes, kernel));
-  return attributes.ptxVersion >= overlap_architecture;
+  return attributes;
 }
 
 /// How a kernel is launched.
@@ -101,10 +104,12 @@ struct overlapped_launch {
 template <class... Parameters>
 void launch(execution& e, void (*kernel)(Parameters...), const overlapped_launch& how,
             const Parameters&... parameters) {
-  const bool modern = takes_clusters(kernel);
-  if (how.shared_bytes > 0)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(how.shared_bytes)));
+  const cudaFuncAttributes facts = attributes_of(kernel);
+  const bool modern = takes_clusters(facts);
+  // The same bound at each launch: graphs that hold earlier ones are instantiated under it, too.
+  const auto bound = static_cast<int>(current_token_device().shared_bytes);
+  if (facts.maxDynamicSharedSizeBytes < bound)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bound));
   // A multiprocessor divides its memory into cache and shared memory anew only when it is idle: kernels that
   // are to meet there must ask for the same division.
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,

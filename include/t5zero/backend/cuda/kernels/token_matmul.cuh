@@ -22,11 +22,11 @@
 //
 // Predicted on an H200 for 48 tokens of t5-small, fp16, after the kernel before has ended (weights are there:
 // 2 MiB are 0.5 us of the memory, fetched during the kernel before):
-//   norm_matmul  512 -> 2048:  132 blocks, 24 KB... of x read by four rows a block: 0.5 us to first use, 0.2
-//     norm, 0.3 cluster, 0.1 products, 0.2 sums, 0.4 stores and end: 1.7 us
-//   matmul_residual  2048 -> 512:  132 blocks, 16 KB of a each: 0.6 + 0.1 + 0.2 + 0.3 + 0.4: 1.6 us
-//   grad_matmul  512 -> 2048 with a norm behind: three rows of fp32 in place of one: 2.0 us
-//   plain_matmul  1536 -> 512: as matmul_residual: 1.6 us
+//   norm_matmul  512 -> 2048: 132 blocks, each reads four rows (8 KB): 0.5 us until they are there, 0.2 norm,
+//     0.3 cluster, 0.1 products, 0.2 sums, 0.4 stores and end: 1.7 us
+//   matmul_residual  2048 -> 512: 132 blocks, 16 KB of a each: 0.6 + 0.1 + 0.2 + 0.3 + 0.4: 1.6 us
+//   grad_matmul  512 -> 2048 with a norm behind: three rows in place of one, 24 KB: 2.0 us
+//   plain_matmul  1536 -> 512: as matmul_residual: 1.6 us;  512 -> 512: no cluster: 1.3 us
 #pragma once
 
 #include <cstdint>
@@ -46,7 +46,7 @@ namespace t5zero::cuda {
 namespace detail {
 
 /// Grid: x features (whole clusters of token_row_cluster blocks), y tokens. `cols`: features of the result.
-template <class Block, element T, class Rows, class Result>
+template <class Block, token_element T, class Rows, class Result>
 __global__ void __launch_bounds__(token_threads, 2)
     computed_rows_kernel(const __grid_constant__ matrix_view<const T> weight,
                          const __grid_constant__ Rows rows, const __grid_constant__ Result result, int cols) {
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(token_threads, 2)
 
 /// Grid: x features, of which `parts` neighbours, a cluster, divide the depth; y tokens. Shared memory ends
 /// with what the blocks of a cluster write to each other, at exchange_at.
-template <class Block, element T, class Result>
+template <class Block, token_element T, class Result>
 __global__ void __launch_bounds__(token_threads, 2)
     copied_rows_kernel(const __grid_constant__ matrix_view<const T> a,
                        const __grid_constant__ matrix_view<const T> weight,
@@ -188,7 +188,7 @@ template <class A, class B>
   return !site.active() || tokens.tokens == rows;
 }
 
-template <transpose Weight, element T, class Rows, class Result>
+template <transpose Weight, token_element T, class Rows, class Result>
 void computed_rows_matmul(execution& e, const matrix_view<const T>& weight, const Rows& rows,
                           index_t row_count, index_t depth, index_t cols, const Result& result,
                           launch_overlap overlap) {
@@ -209,7 +209,7 @@ void computed_rows_matmul(execution& e, const matrix_view<const T>& weight, cons
   });
 }
 
-template <transpose Weight, element T, class Result>
+template <transpose Weight, token_element T, class Result>
 void copied_rows_matmul(execution& e, const matrix_view<const T>& a, const matrix_view<const T>& weight,
                         index_t cols, const Result& result, launch_overlap overlap) {
   require(a.cols % 8 == 0 && a.cols > 0 && cols % 8 == 0,
@@ -222,7 +222,7 @@ void copied_rows_matmul(execution& e, const matrix_view<const T>& a, const matri
   with_token_block<Weight>(tile, [&](auto block) {
     using block_type = decltype(block);
     const auto kernel = copied_rows_kernel<block_type, T, Result>;
-    const int cluster = takes_clusters(kernel) ? division.parts : 1;
+    const int cluster = takes_clusters(attributes_of(kernel)) ? division.parts : 1;
     launch(e, kernel,
            {.blocks = dim3(static_cast<unsigned>(ceil_div(cols, tile.cols()) * cluster),
                            static_cast<unsigned>(ceil_div(a.rows, tile.rows()))),
@@ -237,7 +237,7 @@ void copied_rows_matmul(execution& e, const matrix_view<const T>& a, const matri
 
 }  // namespace detail
 
-template <element T>
+template <token_element T>
 void norm_matmul(execution& e, const norm_matmul_arguments<T>& in) {
   require(in.weight.cols == in.x.cols && in.norm_weight.size == in.x.cols && in.y.rows == in.x.rows &&
               in.y.cols == in.weight.rows &&
@@ -256,7 +256,7 @@ void norm_matmul(execution& e, const norm_matmul_arguments<T>& in) {
       in.overlap);
 }
 
-template <element T>
+template <token_element T>
 void grad_matmul(execution& e, const grad_matmul_arguments<T>& in) {
   const bool finishes = in.grad_normed.data != nullptr;
   require(
@@ -281,7 +281,7 @@ void grad_matmul(execution& e, const grad_matmul_arguments<T>& in) {
       in.overlap);
 }
 
-template <element T>
+template <token_element T>
 void matmul_residual(execution& e, const matmul_residual_arguments<T>& in) {
   require(in.weight.cols == in.a.cols && in.out.rows == in.a.rows && in.out.cols == in.weight.rows &&
               detail::same_shape(in.x, in.out) && detail::masks(in.dropout, in.tokens, in.a.rows) &&
@@ -293,7 +293,7 @@ void matmul_residual(execution& e, const matmul_residual_arguments<T>& in) {
       detail::residual_result{in.out, in.x, in.dropout, in.tokens.rows, in.tokens.positions}, in.overlap);
 }
 
-template <element T>
+template <token_element T>
 void plain_matmul(execution& e, const plain_matmul_arguments<T>& in) {
   require(in.weight.rows == in.a.cols && in.y.rows == in.a.rows && in.y.cols == in.weight.cols &&
               detail::takes_token_packs(in.a, in.weight, in.y),

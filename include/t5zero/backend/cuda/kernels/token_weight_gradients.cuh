@@ -33,7 +33,7 @@ inline constexpr int gradient_stride = gradient_tile + 8;  ///< of tiles in shar
 
 /// Blocks below end_blocks[i], and not below the one before, work on product i, or, for i >= 4, on norm i
 /// - 4.
-template <element T>
+template <token_element T>
 struct weight_gradients_work {
   std::array<weight_gradient<T>, max_weight_gradients> products;
   std::array<norm_weight_gradient, max_weight_gradients> norms;
@@ -41,7 +41,7 @@ struct weight_gradients_work {
 };
 
 /// Starts to copy tokens [first, first + gradient_tile), columns [column, + gradient_tile); zeros beyond.
-template <element T>
+template <token_element T>
 __device__ void copy_gradient_tile(T* to, const matrix_view<const T>& from, index_t first, int column) {
   constexpr int packs = gradient_tile / 8;
 #pragma unroll
@@ -94,7 +94,7 @@ __device__ void store_gradient_tile(const float* sums, U* to, index_t rows, inde
 }
 
 /// A tile of 64 x 64 of one matrix: four warps, 32 x 32 each.
-template <element T>
+template <token_element T>
 __device__ void weight_gradient_tile(const weight_gradient<T>& product, int tile) {
   // The sums take the place of both operands.
   __shared__ __align__(16) float shared[gradient_tile * gradient_stride];
@@ -162,7 +162,7 @@ __device__ void weight_gradient_tile(const weight_gradient<T>& product, int tile
                         first_column, accumulate);
 }
 
-template <element T>
+template <token_element T>
 __global__ void __launch_bounds__(gradient_threads)
     weight_gradients_kernel(const __grid_constant__ weight_gradients_work<T> work) {
   let_next_grid_start();
@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(gradient_threads)
 
 }  // namespace detail
 
-template <element T>
+template <token_element T>
 void weight_gradients(execution& e, const weight_gradients_arguments<T>& in) {
   detail::weight_gradients_work<T> work{.products = in.products, .norms = in.norms, .end_blocks = {}};
   index_t blocks = 0;
