@@ -149,20 +149,12 @@ __device__ inline void norm_rows_backward(matrix_view<const float> grad_y, matri
   }
 }
 
-/// Few rows: the first blocks take a slice of the columns each, the others a row each.
-template <int Threads, int PackCount, bool Packs, element T>
-__global__ void __launch_bounds__(Threads)
-    rms_norm_backward_kernel(matrix_view<const float> grad_y, matrix_view<const float> x, const T* weight,
-                             const float* inverse_rms, matrix_view<float> grad_x, gradient_view grad_weight,
-                             unsigned slices) {
-  if (blockIdx.x >= slices) {
-    const index_t row = blockIdx.x - slices;
-    float sums[PackCount][4] = {};
-    norm_rows_backward<Threads, PackCount, Packs>(grad_y, x, weight, inverse_rms, grad_x, row, row + 1, sums);
-    return;
-  }
+/// The block's slice of the weight's gradient: columns [first, first + slice_columns), all rows.
+template <int Threads, bool Packs>
+__device__ inline void norm_weight_slice(const matrix_view<const float>& grad_y,
+                                         const matrix_view<const float>& x, const float* inverse_rms,
+                                         int first, const gradient_view& grad_weight) {
   __shared__ float shared[Threads / 4];
-  const int first = static_cast<int>(blockIdx.x) * slice_columns;
   const int cols = static_cast<int>(x.cols);
   struct product {
     pack<float, 4> gradient;
@@ -182,6 +174,22 @@ __global__ void __launch_bounds__(Threads)
   const float sum = column_slice_sum<Threads>(static_cast<int>(x.rows), load, add, shared);
   const int column = first + static_cast<int>(threadIdx.x);
   if (threadIdx.x < slice_columns && column < cols) store_gradient(grad_weight, column, sum);
+}
+
+/// Few rows: the first blocks take a slice of the columns each, the others a row each.
+template <int Threads, int PackCount, bool Packs, element T>
+__global__ void __launch_bounds__(Threads)
+    rms_norm_backward_kernel(matrix_view<const float> grad_y, matrix_view<const float> x, const T* weight,
+                             const float* inverse_rms, matrix_view<float> grad_x, gradient_view grad_weight,
+                             unsigned slices) {
+  if (blockIdx.x >= slices) {
+    const index_t row = blockIdx.x - slices;
+    float sums[PackCount][4] = {};
+    norm_rows_backward<Threads, PackCount, Packs>(grad_y, x, weight, inverse_rms, grad_x, row, row + 1, sums);
+    return;
+  }
+  norm_weight_slice<Threads, Packs>(grad_y, x, inverse_rms, static_cast<int>(blockIdx.x) * slice_columns,
+                                    grad_weight);
 }
 
 /// Many rows: a block takes rows_per_block of them and leaves its sums of the columns in a row of `partial`.

@@ -1,0 +1,139 @@
+// Kernels that start before the one in front of them has ended (CUDA Programming Guide, "Programmatic
+// Dependent Launch"), and blocks that exchange data through shared memory (thread-block clusters): what
+// compute capability 9.0 brought. Below it, kernels run one after another and blocks alone.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <array>
+#include <cstddef>
+
+#include <t5zero/backend/cuda/check.hpp>
+#include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/kernels/tensor_core.cuh>
+#include <t5zero/backend/cuda/token_matmul.hpp>
+
+namespace t5zero::cuda::detail {
+
+/// The compute capability, times ten, from which the functions below do something.
+inline constexpr int overlap_architecture = 90;
+
+/// From now on the next kernel may start. It waits for this one's end itself, so the earliest moment is
+/// right.
+__device__ inline void let_next_grid_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+/// Until the kernel before has ended and what it wrote is visible. Every block must call it: the next kernel
+/// takes this one's end for the end of all before.
+__device__ inline void wait_for_previous_grid() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Two halves of a barrier of all threads of a cluster; shared memory written before is visible after.
+__device__ inline void arrive_at_cluster() {
+#if __CUDA_ARCH__ >= 900
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_cluster() {
+#if __CUDA_ARCH__ >= 900
+  __syncwarp();
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+/// Stores to the same place of shared memory of block `rank` of the cluster.
+__device__ inline void store_to_peer(void* place, int rank, uint2 value) {
+#if __CUDA_ARCH__ >= 900
+  unsigned address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(place)), "r"(rank));
+  asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};"
+               :
+               : "r"(address), "r"(value.x), "r"(value.y)
+               : "memory");
+#else
+  *static_cast<uint2*>(place) = value;
+#endif
+}
+__device__ inline void store_to_peer(void* place, int rank, float4 value) {
+#if __CUDA_ARCH__ >= 900
+  unsigned address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(place)), "r"(rank));
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};"
+               :
+               : "r"(address), "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w)
+               : "memory");
+#else
+  *static_cast<float4*>(place) = value;
+#endif
+}
+
+/// The GPU in use; some of its shared memory is left to what kernels declare.
+[[nodiscard]] inline token_device current_token_device() {
+  int ordinal = 0;
+  int multiprocessors = 0;
+  int shared = 0;
+  check(cudaGetDevice(&ordinal));
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, ordinal));
+  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal));
+  return {multiprocessors, shared - 1024};
+}
+/// Was the kernel compiled for an architecture with clusters and overlap? The device alone does not say it.
+[[nodiscard]] inline bool takes_clusters(const cudaFuncAttributes& kernel) {
+  return kernel.ptxVersion >= overlap_architecture;
+}
+template <class... Parameters>
+[[nodiscard]] cudaFuncAttributes attributes_of(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kernel));
+  return attributes;
+}
+
+/// How a kernel is launched.
+struct overlapped_launch {
+  dim3 blocks;
+  int threads = 0;
+  index_t shared_bytes = 0;
+  int cluster = 1;  ///< neighbours along x
+  launch_overlap overlap = launch_overlap::none;
+};
+template <class... Parameters>
+void launch(execution& e, void (*kernel)(Parameters...), const overlapped_launch& how,
+            const Parameters&... parameters) {
+  const cudaFuncAttributes facts = attributes_of(kernel);
+  const bool modern = takes_clusters(facts);
+  // The same bound at each launch: graphs that hold earlier ones are instantiated under it, too.
+  const auto bound = static_cast<int>(current_token_device().shared_bytes);
+  if (facts.maxDynamicSharedSizeBytes < bound)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bound));
+  // A multiprocessor divides its memory into cache and shared memory anew only when it is idle: kernels that
+  // are to meet there must ask for the same division.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared));
+  std::array<cudaLaunchAttribute, 2> attributes{};
+  cudaLaunchConfig_t config{};
+  config.gridDim = how.blocks;
+  config.blockDim = dim3(static_cast<unsigned>(how.threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(how.shared_bytes);
+  config.stream = e.stream();
+  config.attrs = attributes.data();
+  if (modern && how.cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = static_cast<unsigned>(how.cluster);
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+  }
+  if (modern && how.overlap == launch_overlap::previous) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  check(cudaLaunchKernelEx(&config, kernel, parameters...));
+}
+
+}  // namespace t5zero::cuda::detail
