@@ -83,8 +83,8 @@ struct device_options {
 
 /// Side streams of an execution, by the work that runs on them: gradients of weights, which nothing waits for
 /// before the end of backward.
-enum class branch_of : std::uint8_t { feed_forward, attention, head };
-inline constexpr int branch_count = 3;
+enum class branch_of : std::uint8_t { feed_forward, self_attention, cross_attention, head };
+inline constexpr int branch_count = 4;
 
 /// What is computed on a batch: submitted work is replayed by kind and shape (a GPU's graphs).
 enum class step_kind : std::uint8_t { train, train_accumulating, evaluate, encode, decode, decode_beams };

@@ -64,8 +64,10 @@ class activations {
   [[nodiscard]] matrix_view<T> grad_cross_key_value(index_t tokens) const {
     return view<T>(plan_->grad_cross_key_value, tokens, shape_->n_decoder_layers * 2 * shape_->inner_dim());
   }
-  [[nodiscard]] matrix_view<float> grad_stream(index_t tokens) const {
-    return view<float>(plan_->grad_stream, tokens, shape_->d_model);
+  /// Buffer i of the gradient of the residual stream; only a backend with several scratch sets has a second
+  /// one.
+  [[nodiscard]] matrix_view<float> grad_stream(index_t i, index_t tokens) const {
+    return view<float>(plan_->grad_stream[i], tokens, shape_->d_model);
   }
   [[nodiscard]] matrix_view<float> grad_encoder_output(index_t tokens) const {
     return view<float>(plan_->grad_output, tokens, shape_->d_model);

@@ -104,7 +104,7 @@ class decoder {
     const index_t n = tokens.tokens;
     const matrix_view<const T> key_value = saved.cross_key_value(batch.source.tokens);
     const matrix_view<T> grad_key_value = saved.grad_cross_key_value(batch.source.tokens);
-    const matrix_view<float> grad = saved.grad_stream(n);
+    auto grad = Sublayers::begin_stream_gradient(saved, n);
     {
       const auto lease = source.acquire(final_norm_);
       Sublayers::final_norm_backward(
@@ -141,7 +141,8 @@ class decoder {
     }
     sink.complete(bias_);
     Sublayers::embed_backward(execution, batch.decoder_ids, tokens,
-                              place(dropout, 0, dropout_place::embedding), grad,
+                              place(dropout, 0, dropout_place::embedding),
+                              Sublayers::whole_stream_gradient(execution, grad),
                               sink.accumulator(embedding_, shape.vocab_size, shape.d_model));
   }
 

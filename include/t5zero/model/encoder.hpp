@@ -69,7 +69,7 @@ class encoder {
     const model_shape& shape = *shape_;
     const ragged_view& tokens = batch.source;
     const index_t n = tokens.tokens;
-    const matrix_view<float> grad = saved.grad_stream(n);
+    auto grad = Sublayers::begin_stream_gradient(saved, n);
     {
       const auto lease = source.acquire(cross_key_value_);
       Sublayers::template linear_backward<T>(
@@ -109,7 +109,8 @@ class encoder {
     }
     sink.complete(bias_);
     Sublayers::embed_backward(execution, batch.source_ids, tokens,
-                              place(dropout, 0, dropout_place::embedding), grad,
+                              place(dropout, 0, dropout_place::embedding),
+                              Sublayers::whole_stream_gradient(execution, grad),
                               sink.accumulator(embedding_, shape.vocab_size, shape.d_model));
   }
 

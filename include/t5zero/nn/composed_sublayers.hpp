@@ -30,6 +30,17 @@ struct composed_sublayers {
     Ops::embedding_backward(execution, ids, tokens, dropout, grad, grad_table);
   }
 
+  /// The gradient of the residual stream, which sublayers' backward takes and changes. Here it is a matrix; a
+  /// backend may leave a part of it to be added by the next sublayer.
+  template <class Activations>
+  static matrix_view<float> begin_stream_gradient(const Activations& saved, index_t tokens) {
+    return saved.grad_stream(0, tokens);
+  }
+  template <class Execution>
+  static matrix_view<float> whole_stream_gradient(Execution& /*execution*/, matrix_view<float> grad) {
+    return grad;
+  }
+
   template <class... Args>
   static void self_attention_forward(Args&&... args) {
     nn::self_attention_forward<Ops>(std::forward<Args>(args)...);
@@ -90,13 +101,14 @@ struct composed_sublayers {
                              matrix_view<Out> y) {
     Ops::template matmul<T, T, Out>(execution, transpose::no, x, transpose::yes, weight, y);
   }
-  /// grad_x = grad_y weight (overwritten), grad_weight = grad_y^T x, the latter on branch_of::attention.
+  /// grad_x = grad_y weight (overwritten), grad_weight = grad_y^T x, the latter on
+  /// branch_of::cross_attention.
   template <class In, class Execution>
   static void linear_backward(Execution& execution, matrix_view<const T> x, matrix_view<const T> weight,
                               matrix_view<const In> grad_y, matrix_view<float> grad_x,
                               const gradient_view& grad_weight) {
-    Ops::template matmul<In, T>(execution.fork(branch_of::attention), transpose::yes, grad_y, transpose::no,
-                                x, grad_weight);
+    Ops::template matmul<In, T>(execution.fork(branch_of::cross_attention), transpose::yes, grad_y,
+                                transpose::no, x, grad_weight);
     Ops::template matmul<In, T, float>(execution, transpose::no, grad_y, transpose::no, weight, grad_x);
   }
 

@@ -26,6 +26,10 @@ class sublayer_scratch {
     result.set_ = static_cast<index_t>(branch);
     return result;
   }
+  /// The gradient of `normed` of one of some sublayers, which wait for the next one to add it.
+  [[nodiscard]] matrix_view<float> grad_normed(index_t turn, index_t tokens) const {
+    return view<float>(plan_->branch[turn], tokens, shape_->d_model);
+  }
 
   /// [tokens, d_model]: the normed input of a sublayer's first matmul.
   [[nodiscard]] matrix_view<T> normed(index_t tokens) const {
@@ -33,7 +37,7 @@ class sublayer_scratch {
   }
   /// [tokens, d_model]: a sublayer's output before the residual add; in backward, the gradient of `normed`.
   [[nodiscard]] matrix_view<float> branch(index_t tokens) const {
-    return view<float>(plan_->branch, tokens, shape_->d_model);
+    return view<float>(plan_->branch[0], tokens, shape_->d_model);
   }
   [[nodiscard]] matrix_view<T> grad_branch(index_t tokens) const {
     return view<T>(plan_->grad_branch[set_], tokens, shape_->d_model);

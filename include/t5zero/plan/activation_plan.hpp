@@ -53,14 +53,14 @@ struct activation_plan {
   slice decoder_output;             ///< param [target_tokens, d_model]
 
   // Alive from the head's backward to the end of the stack it belongs to.
-  slice grad_stream;           ///< float [T, d_model], T = max(source, target) tokens
+  slice_array grad_stream;     ///< float [T, d_model], T = max(source, target) tokens; with several sets, two
   slice grad_output;           ///< float [T, d_model]: of the decoder's output, later of the encoder's
   slice grad_cross_key_value;  ///< param, as cross_key_value
 
   // Alive within one sublayer; T = max(source, target) tokens. Those that gradients of weights are computed
   // from, perhaps beside the next sublayer, are there in several sets.
   slice_array normed;          ///< param [T, d_model]
-  slice branch;                ///< float [T, d_model]: a sublayer's output before it joins the stream
+  slice_array branch;          ///< float [T, d_model]: a sublayer's output before it joins the stream
   slice_array grad_branch;     ///< param [T, d_model]
   slice_array grad_projected;  ///< param [T, 3 * inner_dim]
   slice grad_context;          ///< param [T, inner_dim]
@@ -140,15 +140,15 @@ constexpr activation_plan plan_activations(const model_shape& shape, const batch
   plan.decoder_output = builder.take(target * d * param_bytes);
 
   const index_t grad_tokens = trains ? both : 0;  // evaluation has no gradients
-  plan.grad_stream = builder.take(grad_tokens * d * 4);
+  const index_t sets = trains ? scratch_sets : 1;
+  plan.grad_stream = builder.take_array(sets > 1 ? 2 : 1, grad_tokens * d * 4);
   plan.grad_output = builder.take(grad_tokens * d * 4);
   plan.grad_cross_key_value = builder.take((trains ? source : 0) * n_decoder * 2 * inner * param_bytes);
   plan.row_loss = builder.take(target * 2 * 8);
 
-  const index_t sets = trains ? scratch_sets : 1;
   const index_t shared = builder.position();
   plan.normed = builder.take_array(sets, both * d * param_bytes);
-  plan.branch = builder.take(both * d * 4);
+  plan.branch = builder.take_array(sets > 1 ? sets + 1 : 1, both * d * 4);
   plan.grad_branch = builder.take_array(sets, grad_tokens * d * param_bytes);
   plan.grad_projected = builder.take_array(sets, grad_tokens * 3 * inner * param_bytes);
   plan.grad_context = builder.take(grad_tokens * inner * param_bytes);

@@ -15,7 +15,8 @@ using namespace t5zero_test;
 const std::vector<std::vector<index_t>> batches{{1}, {3, 0, 5, 1}, {0, 129, 7, 0}};
 const std::vector<index_t> widths{1, 7, 8, 1023, 1024, 1032, 2816};
 
-/// tanh differs in its last bits; 1 - tanh^2 is what is left of it near 1, times up to x^3 and the linear part.
+/// tanh differs in its last bits; 1 - tanh^2 is what is left of it near 1, times up to x^3 and the linear
+/// part.
 template <class T>
 constexpr double gelu_tolerance = sizeof(T) == 4 ? 1e-4 : tolerance<T>;
 

@@ -130,6 +130,22 @@ struct attention_head {
                            });
   }
 
+  /// Queries without keys: context 0, log-sum-exp 0.
+  void fill_without_keys(matrix_view<T> context, matrix_view<float> log_sum_exp) const {
+    fill(context, first_query, n_queries);
+    for (index_t i = 0; i < n_queries; ++i) log_sum_exp(first_query + i, head) = 0.0F;
+  }
+  /// Where there are no queries or no keys, all gradients are 0.
+  void fill_gradients(matrix_view<T> grad_query, matrix_view<T> grad_key, matrix_view<T> grad_value) const {
+    fill(grad_query, first_query, n_queries);
+    fill(grad_key, first_key, n_keys);
+    fill(grad_value, first_key, n_keys);
+  }
+  void fill(matrix_view<T> all, index_t first, index_t count) const {
+    const matrix_view<T> part = columns(all, first, count);
+    for (index_t i = 0; i < count; ++i) std::fill_n(part.row(i).data, part.cols, T{});
+  }
+
   const attention_inputs<T>* inputs;
   index_t head;
   index_t first_query;
@@ -162,6 +178,7 @@ void attention_forward(execution& execution, const attention_inputs<T>& inputs, 
     const detail::attention_head<T> head(inputs, task / inputs.n_heads, task % inputs.n_heads);
     const detail::attention_scratch scratch(memory + thread_pool::current_thread() * thread_floats,
                                             inputs.queries.max_length, inputs.keys.max_length, inputs.d_kv);
+    if (head.n_keys == 0) return head.fill_without_keys(context, log_sum_exp);
     if (inputs.relative_bias != nullptr) head.fill_bias(scratch.bias);
     for (index_t block = 0; block < head.n_queries; block += detail::query_block) {
       const index_t rows = std::min(detail::query_block, head.n_queries - block);
@@ -209,6 +226,8 @@ void attention_backward(execution& execution, const attention_inputs<T>& inputs,
     const detail::attention_scratch scratch(memory + thread_pool::current_thread() * thread_floats,
                                             inputs.queries.max_length, inputs.keys.max_length, d_kv);
     const index_t keys = head.n_keys;
+    if (has_bias) std::fill_n(bucket_sums + task * n_buckets, n_buckets, 0.0F);
+    if (keys == 0 || head.n_queries == 0) return head.fill_gradients(grad_query, grad_key, grad_value);
     if (has_bias) {
       head.fill_bias(scratch.bias);
       std::fill_n(scratch.grad_bias, head.n_queries + keys, 0.0F);
@@ -265,7 +284,6 @@ void attention_backward(execution& execution, const attention_inputs<T>& inputs,
     }
     if (has_bias) {
       float* sums = bucket_sums + task * n_buckets;
-      std::fill_n(sums, n_buckets, 0.0F);
       for (index_t i = 0; i < head.n_queries + keys - 1; ++i) sums[head.bucket(i)] += scratch.grad_bias[i];
     }
   });

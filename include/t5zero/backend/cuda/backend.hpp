@@ -12,7 +12,7 @@
 #include <t5zero/backend/cuda/memory.hpp>
 #include <t5zero/backend/cuda/operations.hpp>
 #include <t5zero/backend/cuda/reduction_workspace.hpp>
-#include <t5zero/nn/composed_sublayers.hpp>
+#include <t5zero/backend/cuda/sublayers.hpp>
 #include <t5zero/plan/parameter_table.hpp>
 
 namespace t5zero::cuda {
@@ -33,10 +33,10 @@ struct backend {
   template <precision_policy Precision>
   using operations = cuda::operations<typename Precision::param_type>;
   template <precision_policy Precision>
-  using sublayers = nn::composed_sublayers<operations<Precision>, typename Precision::param_type>;
+  using sublayers = cuda::sublayers<typename Precision::param_type>;
 
-  /// Feed-forwards and attentions have a set each, for their branches.
-  static constexpr index_t scratch_sets = 2;
+  /// One for each branch of sublayers.
+  static constexpr index_t scratch_sets = 3;
   /// Updates whose results may be outstanding: the host runs ahead of the device.
   static constexpr index_t updates_in_flight = max_updates_in_flight;
   /// What a batch becomes on the device.
@@ -51,7 +51,7 @@ struct backend {
   /// Of the host, which only submits.
   [[nodiscard]] static int default_threads() { return 1; }
 
-  /// The largest workspace of any operation, for each stream. `batch` is padded.
+  /// The largest workspace of any operation, and that of the branches' matmuls. `batch` is padded.
   template <precision_policy Precision>
   [[nodiscard]] static constexpr index_t workspace_bytes(const model_shape& shape, const batch_shape& batch,
                                                          int /*threads*/) {
@@ -64,7 +64,7 @@ struct backend {
          sum_of_squares_workspace_bytes(parameter_count(shape)),
          adafactor_workspace_bytes(shape.vocab_size, shape.d_model),
          adafactor_workspace_bytes(widest, shape.d_model), adafactor_workspace_bytes(shape.d_model, widest)});
-    return stream_count * round_up(largest, index_t{256});
+    return round_up(largest, index_t{256}) + branch_count * branch_workspace_bytes;
   }
 };
 

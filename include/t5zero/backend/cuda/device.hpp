@@ -47,13 +47,16 @@ class device {
 
   [[nodiscard]] execution& main() { return executions_[0]; }
 
-  /// Divides `bytes` of device memory among the streams: each has an equal share. Aligned to 256 bytes.
+  /// Device memory, aligned to 256 bytes: branch_workspace_bytes for each branch, the rest for the main
+  /// stream.
   void set_workspace(std::byte* workspace, index_t bytes) {
-    const index_t share = bytes / stream_count / 256 * 256;
+    require(bytes >= branch_count * branch_workspace_bytes,
+            "cuda::device: less workspace than the branches need");
     for (execution& e : executions_) {
       e.workspace_ = workspace;
-      e.workspace_bytes_ = share;
-      workspace += share;
+      e.workspace_bytes_ =
+          &e == executions_ ? bytes - branch_count * branch_workspace_bytes : branch_workspace_bytes;
+      workspace += e.workspace_bytes_;
     }
   }
 

@@ -19,6 +19,9 @@ namespace t5zero::cuda {
 /// Streams of one step: the main one and its branches.
 inline constexpr int stream_count = 1 + branch_count;
 
+/// Scratch of each branch, which runs matmuls and norms alone.
+inline constexpr index_t branch_workspace_bytes = index_t{8} << 20;
+
 /// A stream of a GPU. Work submitted to one execution runs in order; a branch runs beside it until it is
 /// joined. All of it may be captured into a graph.
 class execution {
@@ -51,6 +54,9 @@ class execution {
     execution& side = *branches_[static_cast<std::size_t>(branch)];
     if (std::exchange(side.is_ahead_, false)) wait_for(side);
   }
+  /// Since the last call, was anything submitted here that a kernel cannot overlap: an event, a copy?
+  [[nodiscard]] bool take_barrier() { return std::exchange(has_barrier_, false); }
+  void note_barrier() { has_barrier_ = true; }
   void join_branches() {
     for (int branch = 0; branch < branch_count; ++branch) join(static_cast<branch_of>(branch));
   }
@@ -62,6 +68,7 @@ class execution {
   void wait_for(execution& other) {
     check(cudaEventRecord(other.event_, other.stream_));
     check(cudaStreamWaitEvent(stream_, other.event_, 0));
+    has_barrier_ = true;
   }
 
   cudaStream_t stream_ = nullptr;
@@ -70,6 +77,7 @@ class execution {
   std::byte* workspace_ = nullptr;
   index_t workspace_bytes_ = 0;
   bool allows_tf32_ = false;
+  bool has_barrier_ = true;
   bool is_ahead_ = false;                                ///< a branch that has work which was not joined
   std::array<execution*, stream_count - 1> branches_{};  ///< of the main stream; a branch has none
 };

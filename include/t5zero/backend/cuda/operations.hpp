@@ -100,9 +100,11 @@ struct operations {
 
   // Between the program's memory and the device's; the second waits.
   static void from_host(execution& e, const void* from, void* to, index_t bytes) {
+    e.note_barrier();
     check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, e.stream()));
   }
   static void to_host(execution& e, const void* from, void* to, index_t bytes) {
+    e.note_barrier();
     check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost, e.stream()));
     check(cudaStreamSynchronize(e.stream()));
   }

@@ -112,6 +112,7 @@ void dropout_in_place(execution& e, matrix_view<U> x, const dropout_site& site, 
 
 inline void fill_zero(execution& e, matrix_view<float> x) {
   if (x.rows == 0 || x.cols == 0) return;
+  e.note_barrier();
   const auto bytes = [](index_t elements) { return static_cast<std::size_t>(elements) * sizeof(float); };
   if (x.contiguous())
     check(cudaMemsetAsync(x.data, 0, bytes(x.rows * x.cols), e.stream()));

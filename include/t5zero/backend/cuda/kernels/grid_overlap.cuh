@@ -108,7 +108,7 @@ void launch(execution& e, void (*kernel)(Parameters...), const overlapped_launch
   const bool modern = takes_clusters(facts);
   // The same bound at each launch: graphs that hold earlier ones are instantiated under it, too.
   const auto bound = static_cast<int>(current_token_device().shared_bytes);
-  if (facts.maxDynamicSharedSizeBytes < bound)
+  if (how.shared_bytes > 0 && facts.maxDynamicSharedSizeBytes < bound)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bound));
   // A multiprocessor divides its memory into cache and shared memory anew only when it is idle: kernels that
   // are to meet there must ask for the same division.
