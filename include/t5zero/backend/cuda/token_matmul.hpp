@@ -30,8 +30,8 @@ enum class launch_overlap : std::uint8_t { none, previous };
 /// y = epilogue(rms_norm(x) weight^T). What backward needs of the norm is stored too.
 template <token_element T>
 struct norm_matmul_arguments {
-  matrix_view<const float> x{};        ///< [tokens, d_model]
-  vector_view<const T> norm_weight{};  ///< [d_model]
+  matrix_view<const float> x;        ///< [tokens, d_model]
+  vector_view<const T> norm_weight;  ///< [d_model]
   float epsilon = 0.0F;
   matrix_view<const T> weight;       ///< [features, d_model]
   matrix_view<T> y;                  ///< [tokens, features]
@@ -46,10 +46,10 @@ struct norm_matmul_arguments {
 /// out = x + dropout(a weight^T).
 template <token_element T>
 struct matmul_residual_arguments {
-  matrix_view<const T> a;        ///< [tokens, depth]
-  matrix_view<const T> weight;   ///< [d_model, depth]
-  matrix_view<const float> x{};  ///< [tokens, d_model]
-  matrix_view<float> out;        ///< [tokens, d_model]; may be x
+  matrix_view<const T> a;       ///< [tokens, depth]
+  matrix_view<const T> weight;  ///< [d_model, depth]
+  matrix_view<const float> x;   ///< [tokens, d_model]
+  matrix_view<float> out;       ///< [tokens, d_model]; may be x
   dropout_site dropout{};
   ragged_view tokens{};
   launch_overlap overlap = launch_overlap::none;
@@ -88,15 +88,15 @@ struct plain_matmul_arguments {
 template <token_element T>
 struct weight_gradient {
   matrix_view<const T> grad_y;  ///< [tokens, rows of grad_weight]
-  matrix_view<const T> x{};     ///< [tokens, columns of grad_weight]
+  matrix_view<const T> x;       ///< [tokens, columns of grad_weight]
   gradient_view grad_weight;    ///< of type T or fp32
 };
 /// grad_weight (+)= sum over tokens of grad_normed * x * inverse_rms.
 struct norm_weight_gradient {
-  matrix_view<const float> grad_normed{};  ///< [tokens, d_model]
-  matrix_view<const float> x{};            ///< [tokens, d_model]
-  vector_view<const float> inverse_rms{};  ///< [tokens]
-  gradient_view grad_weight;               ///< [1, d_model]
+  matrix_view<const float> grad_normed;  ///< [tokens, d_model]
+  matrix_view<const float> x;            ///< [tokens, d_model]
+  vector_view<const float> inverse_rms;  ///< [tokens]
+  gradient_view grad_weight;             ///< [1, d_model]
 };
 /// Up to max_weight_gradients of each; those without data are not there.
 template <token_element T>
