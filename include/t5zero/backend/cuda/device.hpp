@@ -22,8 +22,13 @@ class device {
   explicit device(const device_options& options) {
     check(cudaSetDevice(options.ordinal));
     check(cublasLtCreate(&cublas_));
+    // What is on the critical path goes first: branches run where the main stream leaves room.
+    int lowest = 0;
+    int highest = 0;
+    check(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
     for (execution& e : executions_) {
-      check(cudaStreamCreateWithFlags(&e.stream_, cudaStreamNonBlocking));
+      const int priority = &e == executions_ ? highest : lowest;
+      check(cudaStreamCreateWithPriority(&e.stream_, cudaStreamNonBlocking, priority));
       check(cudaEventCreateWithFlags(&e.event_, cudaEventDisableTiming));
       e.cublas_ = cublas_;
       e.allows_tf32_ = options.allows_tf32;
