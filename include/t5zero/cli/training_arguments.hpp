@@ -83,7 +83,7 @@ inline constexpr std::array<argument_verdict, 152> training_arguments = {{
     {"restore_callback_states_from_checkpoint", argument_kind::flag, verdict::accepted, "False",
      "there are no callbacks"},
     {"enable_jit_checkpoint", argument_kind::flag, verdict::accepted, "False",
-     "SIGTERM and SIGINT always save a checkpoint"},
+     "SIGTERM, SIGINT and SIGHUP always save a checkpoint"},
     {"use_cpu", argument_kind::flag, verdict::honoured, "False", "do not use a GPU"},
     {"no_cuda", argument_kind::flag, verdict::honoured, "False", "old spelling of use_cpu"},
     {"use_mps_device", argument_kind::flag, verdict::refused, "False", "there is no MPS backend"},

@@ -53,6 +53,7 @@ class translation_job {
       : chosen_(std::move(chosen)), ds_(std::move(config)) {}
 
   int run() {
+    const broken_pipes_ignored unread;
     if (chosen_.save_dtype == save_dtype_choice::half && sizeof(typename Run::param_type) == 4) {
       throw input_error(
           "--save_dtype 16bit: this run holds fp32 weights; train with --fp16 or --bf16, or leave "
@@ -272,7 +273,7 @@ class translation_job {
     return how;
   }
 
-  /// Returns the signal that stopped training before its end, or 0.
+  /// Returns the signal that asked to stop, or 0.
   int train() {
     const step_arithmetic& steps = *steps_;
     loop_state state;
@@ -292,7 +293,7 @@ class translation_job {
     loop_events events;
     events.learning_rate = [this](index_t applied) { return learning_rate(applied); };
     events.evaluate = [this](loop_state& at, progress_bar& bar) { return evaluate_during_training(at, bar); };
-    events.save = [this](const loop_state& at) { save_training(at); };
+    events.save = [this](const loop_state& at, save_reason reason) { save_training(at, reason); };
     events.logged = [this](const log_entry& entry) { track(entry); };
     if (chosen_.reports_to_tensorboard()) tensorboard_.emplace(tensorboard_directory());
     const stop_signal listens;
@@ -308,7 +309,12 @@ class translation_job {
       return ended.stopped_by;
     }
     finish_training(state, ended, bar);
-    return 0;
+    const int signal = stop_signal::number();
+    if (signal == 0) return 0;
+    save_documents();
+    std::cerr << "Signal " << signal << " came when training ended: the model is saved in "
+              << chosen_.output_dir << ", evaluation and prediction are left out\n";
+    return signal;
   }
 
   void finish_training(loop_state& state, const loop_result& ended, progress_bar& bar) {
@@ -395,13 +401,14 @@ class translation_job {
                         saved_type_name<Run>(narrow), *tokenizer_files_);
   }
 
-  /// Writes checkpoint-<step> and removes what save_total_limit leaves no room for.
-  void save_training(const loop_state& state) {
+  /// Writes checkpoint-<step> and removes what save_total_limit leaves no room for. A run that stops saves
+  /// all that it needs to go on, also under --save_only_model.
+  void save_training(const loop_state& state, save_reason reason) {
     const std::filesystem::path output = chosen_.output_dir;
     if (state.best) facts_.best_model_checkpoint = (output / checkpoint_name_of(state.best->step)).string();
     save_checkpoint(output, state.global_step, [&](atomic_save& save) {
       add_model(save);
-      if (!chosen_.save_only_model)
+      if (!chosen_.save_only_model || reason == save_reason::stopping)
         add_training_state(save, *trainer_, !saves_16_bit(), state, fingerprint_of_data());
       save.add("trainer_state.json", trainer_state_json(state, facts_));
     });

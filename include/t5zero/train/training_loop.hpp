@@ -48,12 +48,15 @@ struct loop_options {
   index_t save_every = 500;
 };
 
+/// Why a checkpoint is written: it is its turn, or the run stops here and is to go on from it.
+enum class save_reason : std::uint8_t { due, stopping };
+
 /// What the loop calls. evaluate: evaluates, appends to the state's history and returns whether it is the
 /// best so far. save: writes a checkpoint of the state.
 struct loop_events {
   std::function<double(index_t applied_updates)> learning_rate;
   std::function<bool(loop_state&, progress_bar&)> evaluate;
-  std::function<void(const loop_state&)> save;
+  std::function<void(const loop_state&, save_reason)> save;
   std::function<void(const log_entry&)> logged;  ///< a line of training figures was printed
 };
 
@@ -172,7 +175,8 @@ class training_loop {
     }
   }
 
-  /// Logs, evaluates and saves, in Hugging Face's order. Returns the signal that asks to stop, or 0.
+  /// Logs, evaluates and saves, in Hugging Face's order. Returns the signal that asks to stop, or 0: after
+  /// the last update there is nothing left to stop.
   int after_update(loop_state& state, progress_bar& bar) {
     const index_t step = state.global_step;
     const bool is_last = step == steps_.max_steps;
@@ -194,8 +198,8 @@ class training_loop {
     const bool saves = is_due(options_.saving, options_.save_every) ||
                        (options_.saving == interval_strategy::steps && is_last) ||
                        (options_.saving == interval_strategy::best && is_best);
-    const int signal = stop_signal::number();
-    if (saves || signal != 0) events_.save(state);
+    const int signal = is_last ? 0 : stop_signal::number();
+    if (saves || signal != 0) events_.save(state, signal != 0 ? save_reason::stopping : save_reason::due);
     return signal;
   }
 
