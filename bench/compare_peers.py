@@ -151,7 +151,7 @@ def main():
     for _ in range(arguments.rounds):
         for precision, batch in WORKS:
             ours.setdefault((precision, batch), []).append(run(
-                [arguments.bin + "/step_bench", arguments.train_file, arguments.spiece, precision, str(batch),
+                [arguments.bin + "/step_bench", arguments.train_file, arguments.spiece, "t5-small", precision, str(batch),
                  str(arguments.steps), str(arguments.threads)]))
             if precision == "fp32":
                 peer.setdefault(batch, []).append(run(

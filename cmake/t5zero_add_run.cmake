@@ -2,15 +2,17 @@
 # find_package(t5zero).
 #
 #   t5zero_add_run(NAME <executable> MODEL <model> ZERO <stage> PRECISION <precision>
-#                  [BACKEND cpu] [INCLUDE <header>...])
+#                  [BACKEND cpu|cuda] [INCLUDE <header>...])
 #       One executable of the one type run<model, stage, precision, backend>.
 #   t5zero_add_run_translation(NAME <executable> RUNS "<model> <stage> <precision>"...
-#                  [BACKEND cpu] [INCLUDE <header>...])
-#       One executable of several; it picks the run that the command line asks for.
-#   t5zero_add_translate(NAME <executable> RUNS "<model> <precision>"... [BACKEND cpu] [INCLUDE <header>...])
+#                  [BACKEND cpu|cuda...] [INCLUDE <header>...])
+#       One executable of several; it picks the run that the command line asks for. Of several backends the first one
+#       that has a device here is taken.
+#   t5zero_add_translate(NAME <executable> RUNS "<model> <precision>"... [BACKEND cpu|cuda...] [INCLUDE <header>...])
 #       An executable that translates lines of text with saved models of these kinds.
-#   t5zero_list_runs(<variable> documented|all [BACKEND cpu])
+#   t5zero_list_runs(<variable> documented|all [BACKEND cpu|cuda])
 #       The RUNS that stand for these words.
+# BACKEND cuda exists where t5zero was configured with T5ZERO_CUDA=ON.
 #
 # Your own policies: name them with their namespace (MODEL mine::t5_tiny) and give the header that defines them with
 # INCLUDE (as it is written between the quotes of an #include).
@@ -21,7 +23,11 @@ macro(t5zero_set_known_words)
     t5_v1_1_small t5_v1_1_base t5_v1_1_large t5_v1_1_xl t5_v1_1_xxl)
   set(T5ZERO_RUN_ZEROS zero_0 zero_1 zero_2 zero_3)
   set(T5ZERO_RUN_PRECISIONS_cpu fp32 fp16 bf16)
+  set(T5ZERO_RUN_PRECISIONS_cuda fp32 tf32 fp16 bf16)
   set(T5ZERO_RUN_BACKENDS cpu)
+  if(TARGET t5zero::cuda)
+    list(APPEND T5ZERO_RUN_BACKENDS cuda)
+  endif()
 endmacro()
 
 # Stops with a sentence unless `value` is one of the allowed ones, or names the user's own type where that may be.
@@ -70,8 +76,11 @@ macro(t5zero_set_run_values function model zero precision backend includes)
 endmacro()
 
 # What every such executable links, and where it finds the caller's headers.
-function(t5zero_finish_run name backend)
-  target_link_libraries(${name} PRIVATE t5zero::${backend} t5zero::run_translation)
+function(t5zero_finish_run name backends)
+  foreach(backend IN LISTS backends)
+    target_link_libraries(${name} PRIVATE t5zero::${backend})
+  endforeach()
+  target_link_libraries(${name} PRIVATE t5zero::run_translation)
   target_include_directories(${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 endfunction()
 
@@ -108,7 +117,7 @@ endfunction()
 
 # An executable of several runs, "<model> <stage> <precision>" each: `function` is the caller, for messages. `header`
 # and `program` say what each run becomes, `dispatch_header` and `dispatch` what picks one.
-function(t5zero_add_dispatched function name backend runs includes header program dispatch_header dispatch)
+function(t5zero_add_dispatched function name backends runs includes header program dispatch_header dispatch)
   set(T5ZERO_RUN_DECLARATIONS "")
   set(T5ZERO_RUN_ROWS "")
   set(T5ZERO_RUN_HEADER ${header})
@@ -116,29 +125,33 @@ function(t5zero_add_dispatched function name backend runs includes header progra
   set(T5ZERO_DISPATCH_HEADER ${dispatch_header})
   set(T5ZERO_DISPATCH ${dispatch})
   set(sources "")
-  foreach(one IN LISTS runs)
-    string(REGEX REPLACE " +" ";" parts "${one}")
-    list(GET parts 0 model)
-    list(GET parts 1 zero)
-    list(GET parts 2 precision)
-    t5zero_set_run_values(${function} "${model}" "${zero}" "${precision}" "${backend}" "${includes}")
-    string(MAKE_C_IDENTIFIER "t5zero_run_${model}_${zero}_${precision}_${backend}" T5ZERO_RUN_ENTRY)
-    set(source ${CMAKE_CURRENT_BINARY_DIR}/${name}.runs/${T5ZERO_RUN_ENTRY}.cpp)
-    if(source IN_LIST sources)
-      message(FATAL_ERROR "${function}: RUNS has '${one}' twice. Name each run once.")
-    endif()
-    configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_entry.cpp.in ${source} @ONLY)
-    list(APPEND sources ${source})
-    string(APPEND T5ZERO_RUN_DECLARATIONS "int ${T5ZERO_RUN_ENTRY}(int argc, char** argv);\n")
-    # The policies' own names: what the command line and the messages say.
-    string(APPEND T5ZERO_RUN_ROWS
-      "    {std::string_view(${T5ZERO_RUN_MODEL}::name).data(), ${T5ZERO_RUN_ZERO}::stage,\n"
-      "     std::string_view(${T5ZERO_RUN_PRECISION}::name).data(), &${T5ZERO_RUN_ENTRY}},\n")
+  foreach(backend IN LISTS backends)
+    foreach(one IN LISTS runs)
+      string(REGEX REPLACE " +" ";" parts "${one}")
+      list(GET parts 0 model)
+      list(GET parts 1 zero)
+      list(GET parts 2 precision)
+      t5zero_set_run_values(${function} "${model}" "${zero}" "${precision}" "${backend}" "${includes}")
+      string(MAKE_C_IDENTIFIER "t5zero_run_${model}_${zero}_${precision}_${backend}" T5ZERO_RUN_ENTRY)
+      set(source ${CMAKE_CURRENT_BINARY_DIR}/${name}.runs/${T5ZERO_RUN_ENTRY}.cpp)
+      if(source IN_LIST sources)
+        message(FATAL_ERROR "${function}: RUNS has '${one}' twice. Name each run once.")
+      endif()
+      configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_entry.cpp.in ${source} @ONLY)
+      list(APPEND sources ${source})
+      string(APPEND T5ZERO_RUN_DECLARATIONS
+        "int ${T5ZERO_RUN_ENTRY}(int argc, char** argv);\nbool ${T5ZERO_RUN_ENTRY}_is_available();\n")
+      # The policies' own names: what the command line and the messages say.
+      string(APPEND T5ZERO_RUN_ROWS
+        "    {std::string_view(${T5ZERO_RUN_MODEL}::name).data(), ${T5ZERO_RUN_ZERO}::stage,\n"
+        "     std::string_view(${T5ZERO_RUN_PRECISION}::name).data(), \"${backend}\", &${T5ZERO_RUN_ENTRY}_is_available,\n"
+        "     &${T5ZERO_RUN_ENTRY}},\n")
+    endforeach()
   endforeach()
   set(main ${CMAKE_CURRENT_BINARY_DIR}/${name}.runs/main.cpp)
   configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_dispatch.cpp.in ${main} @ONLY)
   add_executable(${name} ${main} ${sources})
-  t5zero_finish_run(${name} ${backend})
+  t5zero_finish_run(${name} "${backends}")
 endfunction()
 
 # Stops with a sentence unless RUNS, as given to `function`, has entries of `count` words such as `example`.
@@ -156,7 +169,7 @@ function(t5zero_check_runs function runs count example)
 endfunction()
 
 function(t5zero_add_run_translation)
-  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;BACKEND" "RUNS;INCLUDE")
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME" "RUNS;BACKEND;INCLUDE")
   t5zero_check_name(t5zero_add_run_translation "${arg_NAME}" "${arg_UNPARSED_ARGUMENTS}"
     "NAME, RUNS, BACKEND, INCLUDE")
   if(NOT DEFINED arg_BACKEND)
@@ -168,7 +181,7 @@ function(t5zero_add_run_translation)
 endfunction()
 
 function(t5zero_add_translate)
-  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;BACKEND" "RUNS;INCLUDE")
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME" "RUNS;BACKEND;INCLUDE")
   t5zero_check_name(t5zero_add_translate "${arg_NAME}" "${arg_UNPARSED_ARGUMENTS}" "NAME, RUNS, BACKEND, INCLUDE")
   if(NOT DEFINED arg_BACKEND)
     set(arg_BACKEND cpu)

@@ -1,6 +1,7 @@
 # The library targets. All are INTERFACE: headers and what they need.
 #   t5zero::t5zero           policies, plans, models: no dependency
 #   t5zero::cpu              + the CPU backend (Eigen, threads)
+#   t5zero::cuda             + the CUDA backend and its kernels, where T5ZERO_CUDA is ON (t5zero_cuda.cmake)
 #   t5zero::run_translation  + text, files and the command line (SentencePiece, nlohmann/json, CLI11)
 
 include(${CMAKE_CURRENT_LIST_DIR}/t5zero_dependencies.cmake)
@@ -10,7 +11,10 @@ foreach(package Threads Eigen3 nlohmann_json CLI11 PkgConfig sentencepiece)
   endif()
 endforeach()
 
-file(GLOB_RECURSE t5zero_headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/*.hpp)
+file(GLOB_RECURSE t5zero_headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/*.hpp ${PROJECT_SOURCE_DIR}/include/*.cuh)
+set(t5zero_cuda_headers ${t5zero_headers})
+list(FILTER t5zero_cuda_headers INCLUDE REGEX "include/t5zero/(backend/cuda/|cuda\\.(hpp|cuh))")
+list(REMOVE_ITEM t5zero_headers ${t5zero_cuda_headers})
 set(t5zero_cpu_headers ${t5zero_headers})
 list(FILTER t5zero_cpu_headers INCLUDE REGEX "include/t5zero/(backend/cpu/|cpu\\.hpp)")
 set(t5zero_application_headers ${t5zero_headers})

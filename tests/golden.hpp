@@ -2,7 +2,7 @@
 // reader is not tested against itself.
 #pragma once
 
-#include <t5zero/model/batch_view.hpp>
+#include <t5zero/tensor/batch_view.hpp>
 
 #include <algorithm>
 #include <cmath>

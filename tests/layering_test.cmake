@@ -9,12 +9,13 @@ set(floors
   "policy"
   "tensor"
   "plan"
+  "optim"
   "backend"
   "comm"
   "nn"
-  "cpu"
+  "cpu cuda"
   "model"
-  "data io optim"
+  "data io"
   "zero"
   "train"
   "cli"
@@ -32,10 +33,10 @@ foreach(names IN LISTS floors)
 endforeach()
 
 # The room of a path below include/t5zero; headers that lie in no folder are umbrellas. backend/ itself holds concepts,
-# which nn/ is written against; backend/cpu composes its sublayers from nn/ and so stands above it.
+# which nn/ is written against; backend/cpu and backend/cuda compose their sublayers from nn/ and so stand above it.
 function(room_of variable path)
-  if(path MATCHES "^backend/cpu/")
-    set(${variable} cpu PARENT_SCOPE)
+  if(path MATCHES "^backend/(cpu|cuda)/")
+    set(${variable} ${CMAKE_MATCH_1} PARENT_SCOPE)
   elseif(path MATCHES "^([^/]+)/")
     set(${variable} ${CMAKE_MATCH_1} PARENT_SCOPE)
   else()

@@ -46,6 +46,16 @@ int run_translation(int argc, char** argv) {
       }
       return 0;
     }
+    if (!Run::backend::is_available()) {
+      throw input_error(executable +
+                        ": this run is for a GPU, and there is none that CUDA can use: use an executable "
+                        "built for the CPU (preset cpu)");
+    }
+    if (chosen.use_cpu && Run::backend::name != "cpu") {
+      throw input_error(executable +
+                        ": --use_cpu, and this run is for a GPU: use run_translation, which holds every "
+                        "compiled run, or leave the flag out");
+    }
     if (!chosen.notice.empty()) std::cerr << chosen.notice << "\n";
     if (config) {
       if (const std::string notice = ds_config_notice(*config); !notice.empty()) std::cerr << notice << "\n";

@@ -5,7 +5,6 @@
 #include <t5zero/comm/self.hpp>
 #include <t5zero/core/config.hpp>
 #include <t5zero/core/error.hpp>
-#include <t5zero/model/batch_view.hpp>
 #include <t5zero/model/t5.hpp>
 #include <t5zero/optim/adamw.hpp>
 #include <t5zero/optim/loss_scaler.hpp>
@@ -15,5 +14,6 @@
 #include <t5zero/policy/model_size.hpp>
 #include <t5zero/policy/precision.hpp>
 #include <t5zero/policy/zero_stage.hpp>
+#include <t5zero/tensor/batch_view.hpp>
 #include <t5zero/train/run.hpp>
 #include <t5zero/train/trainer.hpp>

@@ -8,10 +8,10 @@
 #include <string_view>
 
 #include <t5zero/backend/dropout.hpp>
-#include <t5zero/backend/step_values.hpp>
 #include <t5zero/core/config.hpp>
 #include <t5zero/core/dtype.hpp>
 #include <t5zero/core/integers.hpp>
+#include <t5zero/optim/update_step.hpp>
 #include <t5zero/plan/batch_shape.hpp>
 #include <t5zero/policy/model_size.hpp>
 #include <t5zero/policy/precision.hpp>
@@ -74,15 +74,36 @@ struct decode_attention_inputs {
   decode_keys keys;
 };
 
+/// What a rank's device is made with.
+struct device_options {
+  int threads = 1;           ///< of the CPU
+  int ordinal = 0;           ///< of the GPU, as CUDA counts the visible ones
+  bool allows_tf32 = false;  ///< may matmuls round fp32 operands to TF32?
+};
+
+/// Side streams of an execution, by the work that runs on them: gradients of weights, which nothing waits for
+/// before the end of backward.
+enum class branch_of : std::uint8_t { feed_forward, attention, head };
+inline constexpr int branch_count = 3;
+
+/// What is computed on a batch: submitted work is replayed by kind and shape (a GPU's graphs).
+enum class step_kind : std::uint8_t { train, train_accumulating, evaluate, encode, decode, decode_beams };
+
 // One idea each, so that a compiler names the missing piece.
 template <class B>
 concept has_execution = requires(typename B::execution& e) {
-  { e.fork() } -> std::same_as<typename B::execution&>;
-  e.join(e);
+  { e.fork(branch_of::head) } -> std::same_as<typename B::execution&>;
+  e.join(branch_of::head);
+  e.join_branches();
 };
 template <class B, class P>
 concept has_sublayers = requires {
   typename B::template sublayers<P>;
+};
+/// How many sets of scratch buffers sublayers take in turn: as many as may be in use at a time.
+template <class B>
+concept says_its_scratch_sets = requires {
+  { B::scratch_sets } -> std::convertible_to<index_t>;
 };
 template <class B, class P>
 concept plans_its_workspace = requires(model_shape shape, batch_shape batch) {
@@ -94,6 +115,6 @@ concept supports_precision = B::template supports<P>;
 /// Backend B can run precision policy P.
 template <class B, class P>
 concept backend_for = precision_policy<P> && supports_precision<B, P> && has_execution<B> &&
-    has_sublayers<B, P> && plans_its_workspace<B, P>;
+    has_sublayers<B, P> && plans_its_workspace<B, P> && says_its_scratch_sets<B>;
 
 }  // namespace t5zero

@@ -2,6 +2,7 @@
 // t5zero_add_run_translation.
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <optional>
@@ -26,6 +27,8 @@ struct compiled_run {
   std::string_view model;
   int zero_stage = 0;
   std::string_view precision;
+  std::string_view backend;
+  bool (*is_available)() = nullptr;  ///< is there a device for the backend?
   int (*entry)(int argc, char** argv) = nullptr;
 };
 
@@ -52,6 +55,21 @@ inline std::string model_name(const options& chosen) {
   return found;
 }
 
+/// The first of `runs` that fits and whose backend has a device; with use_cpu only the CPU's. An executable
+/// that holds several backends lists the preferred one first. Null: none; `compiled` then lists all.
+template <class Fits>
+const compiled_run* find_run(std::span<const compiled_run> runs, bool use_cpu, const Fits& fits,
+                             std::string& compiled) {
+  for (const compiled_run& run : runs) {
+    const bool usable = run.is_available() && !(use_cpu && run.backend != "cpu");
+    if (usable && fits(run)) return &run;
+    compiled += "\n  " + std::string(run.model) + ", ZeRO-" + std::to_string(run.zero_stage) + ", " +
+                std::string(run.precision) + ", " + std::string(run.backend) +
+                (run.is_available() ? "" : " (no such device here)");
+  }
+  return nullptr;
+}
+
 }  // namespace cli
 
 /// Picks the run that the command line asks for. A combination that was not compiled is refused with the list
@@ -67,14 +85,19 @@ inline int dispatch(std::span<const compiled_run> runs, int argc, char** argv) {
     const std::string model = cli::model_name(chosen);
     const int stage = requested_stage(config ? &*config : nullptr);
     const std::string_view precision = requested_precision(chosen);
-    if (precision == "tf32") throw input_error("--tf32 True: TF32 needs a GPU; leave the flag out");
     std::string compiled;
-    for (const compiled_run& run : runs) {
-      if (run.model == model && run.zero_stage == stage && run.precision == precision)
-        return run.entry(argc, argv);
-      compiled += "\n  " + std::string(run.model) + ", ZeRO-" + std::to_string(run.zero_stage) + ", " +
-                  std::string(run.precision);
-    }
+    const compiled_run* const run = cli::find_run(
+        runs, chosen.use_cpu,
+        [&](const compiled_run& one) {
+          return one.model == model && one.zero_stage == stage && one.precision == precision;
+        },
+        compiled);
+    if (run != nullptr) return run->entry(argc, argv);
+    const bool has_gpu = std::any_of(runs.begin(), runs.end(), [](const compiled_run& one) {
+      return one.backend != "cpu" && one.is_available();
+    });
+    if (precision == "tf32" && (chosen.use_cpu || !has_gpu))
+      throw input_error("--tf32 True: TF32 needs a GPU; leave the flag out");
     std::string policy = model;
     for (char& c : policy) c = c == '-' ? '_' : c;
     throw input_error("the flags ask for " + model + ", ZeRO-" + std::to_string(stage) + ", " +

@@ -27,10 +27,11 @@ inline int dispatch_translate(std::span<const compiled_run> runs, int argc, char
     model.cache_dir = chosen.cache_dir;
     const std::string name = cli::model_name(model);
     std::string compiled;
-    for (const compiled_run& run : runs) {
-      if (run.model == name && run.precision == chosen.precision()) return run.entry(argc, argv);
-      compiled += "\n  " + std::string(run.model) + ", " + std::string(run.precision);
-    }
+    const compiled_run* const run = cli::find_run(
+        runs, /*use_cpu=*/false,
+        [&](const compiled_run& one) { return one.model == name && one.precision == chosen.precision(); },
+        compiled);
+    if (run != nullptr) return run->entry(argc, argv);
     throw input_error(name + " in " + std::string(chosen.precision()) +
                       " was not compiled into this program. These were:" + compiled +
                       "\nAnother: t5zero_add_translate(NAME my_translate RUNS \"<model> <precision>\" ...)");

@@ -35,7 +35,7 @@ template <class Backend>
 template <class Backend>
 [[nodiscard]] plan_options plan_options_of(const options& chosen, index_t vocab_size) {
   return {.threads = threads_of<Backend>(chosen),
-          .accumulates_micro_batches = chosen.gradient_accumulation_steps > 1,
+          .micro_batches = chosen.gradient_accumulation_steps,
           .trains = chosen.do_train || !chosen.do_eval,
           .optimizer = chosen.uses_adafactor() ? optimizer_kind::adafactor : optimizer_kind::adamw,
           .recomputes_activations = chosen.gradient_checkpointing,

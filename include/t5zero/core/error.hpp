@@ -33,7 +33,8 @@ class io_error : public error {
   using error::error;
 };
 
-/// A GPU, its driver or one of its libraries reported an error. The text names the call's place and the reason.
+/// A GPU, its driver or one of its libraries reported an error. The text names the call's place and the
+/// reason.
 class device_error : public error {
  public:
   using error::error;

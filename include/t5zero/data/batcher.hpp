@@ -12,8 +12,8 @@
 #include <t5zero/core/integers.hpp>
 #include <t5zero/data/tokenizer.hpp>
 #include <t5zero/data/translation_pairs.hpp>
-#include <t5zero/model/batch_view.hpp>
 #include <t5zero/plan/batch_shape.hpp>
+#include <t5zero/tensor/batch_view.hpp>
 
 namespace t5zero {
 

@@ -5,8 +5,8 @@
 
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
-#include <t5zero/model/batch_view.hpp>
 #include <t5zero/plan/batch_shape.hpp>
+#include <t5zero/tensor/batch_view.hpp>
 #include <t5zero/tensor/ragged_view.hpp>
 
 namespace t5zero {

@@ -5,10 +5,10 @@
 #include <vector>
 
 #include <t5zero/model/activations.hpp>
-#include <t5zero/model/batch_view.hpp>
 #include <t5zero/model/dropout_sites.hpp>
 #include <t5zero/model/stack_weights.hpp>
 #include <t5zero/nn/parameter_source.hpp>
+#include <t5zero/tensor/batch_view.hpp>
 
 namespace t5zero::model {
 
@@ -93,8 +93,10 @@ class encoder {
       const auto lease = source.acquire(layer.all);
       const weight_views<T> weights{lease.data(), layer.all.first};
       // The last layer's activations are still those of the forward.
-      if (saved.recomputes() && i + 1 < shape.n_encoder_layers)
+      if (saved.recomputes() && i + 1 < shape.n_encoder_layers) {
+        execution.join_branches();  // they read the activations of the layer after
         layer_forward(execution, weights, bias.data(), tokens, dropout, i, saved);
+      }
       Sublayers::feed_forward_backward(execution, shape, tokens, weights.feed_forward(shape, layer),
                                        feed_forward_places(dropout, i), saved.encoder_stream(2 * i + 1, n),
                                        saved.encoder_feed_forward(i, n), saved.scratch(),

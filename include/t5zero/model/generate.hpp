@@ -1,19 +1,20 @@
 // Generation: the encoder once, then one step of the decoder for each position, until every sentence is done.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include <t5zero/model/activations.hpp>
-#include <t5zero/model/batch_view.hpp>
 #include <t5zero/model/generation_options.hpp>
 #include <t5zero/model/sampling.hpp>
 #include <t5zero/model/score_processors.hpp>
 #include <t5zero/model/search_state.hpp>
 #include <t5zero/model/t5.hpp>
 #include <t5zero/plan/generation_plan.hpp>
+#include <t5zero/tensor/batch_view.hpp>
 
 namespace t5zero::model {
 
@@ -22,61 +23,41 @@ namespace t5zero::model {
 template <class Ops, element T>
 class generator {
  public:
-  generator(std::byte* arena, const generation_plan& plan, const generation_shape& largest,
-            const batch_shape& batch, const model_shape& shape)
+  generator(std::byte* arena, const generation_plan& plan, const generation_shape& largest, index_t max_batch,
+            const model_shape& shape)
       : arena_(arena),
         plan_(&plan),
         largest_(largest),
         shape_(&shape),
         activations_(arena, plan.step, shape),
-        search_(batch.batch, largest.num_beams, largest.max_length),
-        first_source_(static_cast<std::size_t>(plan.rows)),
-        source_lengths_(static_cast<std::size_t>(plan.rows)),
+        search_(max_batch, largest.num_beams, largest.max_length),
+        input_places_(plan.rows, largest.max_length),
+        inputs_(static_cast<std::size_t>(input_places_.bytes)),
+        scores_(static_cast<std::size_t>(plan.rows * largest.candidates)),
+        ids_(static_cast<std::size_t>(plan.rows * largest.candidates)),
         chosen_(static_cast<std::size_t>(plan.rows)) {}
 
-  /// Generates for the sources of `batch`; its targets are not read. Throws contract_error if the options
-  /// exceed what was planned.
-  template <class Execution, class Model, parameter_source_of<T> Source>
-  void generate(Execution& execution, const Model& model, Source& source, const batch_view& batch,
-                const generation_options& options) {
+  /// Generates for the sources of `batch`; its targets are not read. staged: the same batch as the device has
+  /// it. Throws contract_error if the options exceed what was planned.
+  template <class Device, class Model, parameter_source_of<T> Source>
+  void generate(Device& device, const Model& model, Source& source, const batch_view& batch,
+                const batch_view& staged, const generation_options& options) {
     check_generation_options(options, shape_->vocab_size);
     const index_t candidates = options.candidates(shape_->vocab_size);
     require(candidates <= largest_.candidates, "generate: more candidates of a step than were planned");
     search_.start(batch.source.batch, options);
-    model.encode(execution, source, batch, activations_);
-    const auto cache = [this](index_t layer) {
-      const slice where = plan_->cache[layer];
-      return matrix_view<T>(reinterpret_cast<T*>(arena_ + where.offset), largest_.max_length * plan_->rows,
-                            2 * shape_->inner_dim());
-    };
+    device.replay(step_kind::encode, staged,
+                  [&] { model.encode(device.main(), source, staged, activations_); });
     while (search_.rows() > 0) {
-      const nn::decode_rows step = next_step(batch);
-      model.decode(execution, source, step, batch.source.tokens, cache, activations_);
-      const matrix_view<float> scores(at<float>(plan_->candidate_scores), step.rows, candidates);
-      const matrix_view<std::int32_t> ids(at<std::int32_t>(plan_->candidate_ids), step.rows, candidates);
-      model.logits(execution, source, step.rows, activations_, [&](index_t first, matrix_view<float> logits) {
-        if (options.num_beams > 1) Ops::log_softmax_rows(execution, logits);
-        if (options.processes_scores()) {
-          for (index_t i = 0; i < logits.rows; ++i)
-            process_scores(options, search_.tokens(first + i), logits.row(i));
-        }
-        Ops::top_candidates(execution, logits, scores.row_block(first, logits.rows),
-                            ids.row_block(first, logits.rows));
-      });
-      if (options.num_beams > 1) {
-        search_.advance_beams(scores, ids);
-        continue;
-      }
-      for (index_t row = 0; row < step.rows; ++row) {
-        index_t pick = 0;
-        if (options.do_sample) {
-          const auto sentence = batch.source.rows[batch.source.offsets[search_.sentence(row)]];
-          pick =
-              sample(options, scores.row(row), sampling_uniform(options.seed, sentence, search_.position()));
-        }
-        chosen_[static_cast<std::size_t>(row)] = ids(row, pick);
-      }
-      search_.advance_tokens(chosen_.data());
+      const index_t rows = search_.rows();
+      place_inputs(batch);
+      Ops::from_host(device.main(), inputs_.data(), at<std::byte>(plan_->inputs), input_places_.bytes);
+      submit_step(device, model, source, staged, rows, candidates, options);
+      const matrix_view<float> scores(scores_.data(), rows, candidates);
+      const matrix_view<std::int32_t> ids(ids_.data(), rows, candidates);
+      Ops::to_host(device.main(), at<std::byte>(plan_->candidate_scores), scores.data, rows * candidates * 4);
+      Ops::to_host(device.main(), at<std::byte>(plan_->candidate_ids), ids.data, rows * candidates * 4);
+      choose(batch, options, scores, ids);
     }
   }
 
@@ -93,22 +74,103 @@ class generator {
     return reinterpret_cast<U*>(arena_ + where.offset);
   }
 
-  nn::decode_rows next_step(const batch_view& batch) {
-    nn::decode_rows step;
-    step.rows = search_.rows();
-    step.ids = search_.last_tokens();
-    step.cache_rows = search_.cache_rows();
-    step.self_keys.table = search_.key_rows();
-    step.self_keys.stride = search_.key_row_stride();
-    step.self_keys.max_count = search_.position() + 1;
-    for (index_t row = 0; row < step.rows; ++row) {
-      const index_t sentence = search_.sentence(row);
-      first_source_[static_cast<std::size_t>(row)] = batch.source.offsets[sentence];
-      source_lengths_[static_cast<std::size_t>(row)] = batch.source.length(sentence);
+  /// One position of all rows up to their candidates.
+  template <class Device, class Model, parameter_source_of<T> Source>
+  void submit_step(Device& device, const Model& model, Source& source, const batch_view& staged, index_t rows,
+                   index_t candidates, const generation_options& options) {
+    const nn::decode_rows step = next_step(staged, rows);
+    const auto cache = [this](index_t layer) {
+      const slice where = plan_->cache[layer];
+      return matrix_view<T>(reinterpret_cast<T*>(arena_ + where.offset), largest_.max_length * plan_->rows,
+                            2 * shape_->inner_dim());
+    };
+    const matrix_view<float> scores(at<float>(plan_->candidate_scores), rows, candidates);
+    const matrix_view<std::int32_t> ids(at<std::int32_t>(plan_->candidate_ids), rows, candidates);
+    batch_view shape = staged;
+    shape.target.tokens = rows;
+    shape.target.max_length = candidates;
+    const auto decode = [&] {
+      model.decode(device.main(), source, step, staged.source.tokens, cache, activations_);
+    };
+    const auto rank = [&](const auto& process) {
+      model.logits(device.main(), source, rows, activations_, [&](index_t first, matrix_view<float> logits) {
+        if (options.num_beams > 1) Ops::log_softmax_rows(device.main(), logits);
+        process(first, logits);
+        Ops::top_candidates(device.main(), logits, scores.row_block(first, logits.rows),
+                            ids.row_block(first, logits.rows));
+      });
+    };
+    if (!options.processes_scores()) {
+      device.replay(options.num_beams > 1 ? step_kind::decode_beams : step_kind::decode, shape, [&] {
+        decode();
+        rank([](index_t, matrix_view<float>) {});
+      });
+      return;
     }
-    step.cross_keys.first = first_source_.data();
-    step.cross_keys.counts = source_lengths_.data();
-    step.cross_keys.max_count = batch.source.max_length;
+    // The rules look at the tokens so far, which the host has: scores go there and back.
+    decode();
+    rank([&](index_t first, matrix_view<float> logits) {
+      processed_.resize(static_cast<std::size_t>(logits.size()));
+      const matrix_view<float> rows_on_host(processed_.data(), logits.rows, logits.cols);
+      Ops::to_host(device.main(), logits.data, processed_.data(), logits.size() * 4);
+      for (index_t i = 0; i < logits.rows; ++i)
+        process_scores(options, search_.tokens(first + i), rows_on_host.row(i));
+      Ops::from_host(device.main(), processed_.data(), logits.data, logits.size() * 4);
+    });
+  }
+
+  /// The rows go on with the best beams, the best token or a sampled one.
+  void choose(const batch_view& batch, const generation_options& options, matrix_view<float> scores,
+              matrix_view<const std::int32_t> ids) {
+    if (options.num_beams > 1) return search_.advance_beams(scores, ids);
+    for (index_t row = 0; row < scores.rows; ++row) {
+      index_t pick = 0;
+      if (options.do_sample) {
+        const auto sentence = batch.source.rows[batch.source.offsets[search_.sentence(row)]];
+        pick = sample(options, scores.row(row), sampling_uniform(options.seed, sentence, search_.position()));
+      }
+      chosen_[static_cast<std::size_t>(row)] = ids(row, pick);
+    }
+    search_.advance_tokens(chosen_.data());
+  }
+
+  /// What the search says of this step's rows, into the block that goes to the device.
+  void place_inputs(const batch_view& batch) {
+    const index_t rows = search_.rows();
+    const auto place = [this]<class U>(slice where, U) {
+      return reinterpret_cast<U*>(inputs_.data() + where.offset);
+    };
+    auto* const ids = place(input_places_.ids, std::int32_t{});
+    auto* const cache_rows = place(input_places_.cache_rows, index_t{});
+    auto* const counts = place(input_places_.key_counts, index_t{});
+    auto* const first = place(input_places_.first_source, index_t{});
+    auto* const lengths = place(input_places_.source_counts, index_t{});
+    std::copy_n(search_.last_tokens(), rows, ids);
+    std::copy_n(search_.cache_rows(), rows, cache_rows);
+    std::copy_n(search_.key_rows(), rows * search_.key_row_stride(),
+                place(input_places_.key_rows, index_t{}));
+    for (index_t row = 0; row < rows; ++row) {
+      const index_t sentence = search_.sentence(row);
+      counts[row] = search_.position() + 1;
+      first[row] = batch.source.offsets[sentence];
+      lengths[row] = batch.source.length(sentence);
+    }
+  }
+  [[nodiscard]] nn::decode_rows next_step(const batch_view& staged, index_t rows) const {
+    const auto input = [this]<class U>(slice where, U) {
+      return reinterpret_cast<const U*>(arena_ + plan_->inputs.offset + where.offset);
+    };
+    nn::decode_rows step;
+    step.rows = rows;
+    step.ids = input(input_places_.ids, std::int32_t{});
+    step.cache_rows = input(input_places_.cache_rows, index_t{});
+    step.self_keys.table = input(input_places_.key_rows, index_t{});
+    step.self_keys.stride = search_.key_row_stride();
+    step.self_keys.counts = input(input_places_.key_counts, index_t{});
+    step.self_keys.max_count = largest_.max_length;
+    step.cross_keys.first = input(input_places_.first_source, index_t{});
+    step.cross_keys.counts = input(input_places_.source_counts, index_t{});
+    step.cross_keys.max_count = staged.source.max_length;
     return step;
   }
 
@@ -118,9 +180,12 @@ class generator {
   const model_shape* shape_;
   activations<T> activations_;
   search_state search_;
-  std::vector<index_t> first_source_;    ///< [rows]
-  std::vector<index_t> source_lengths_;  ///< [rows]
-  std::vector<std::int32_t> chosen_;     ///< [rows]
+  decode_input_slices input_places_;
+  std::vector<std::byte> inputs_;     ///< the block of input_places_ on the host
+  std::vector<float> scores_;         ///< [rows, candidates]
+  std::vector<std::int32_t> ids_;     ///< [rows, candidates]
+  std::vector<std::int32_t> chosen_;  ///< [rows]
+  std::vector<float> processed_;      ///< [rows, vocab_size]: taken when a rule first needs it
 };
 
 }  // namespace t5zero::model

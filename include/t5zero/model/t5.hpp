@@ -2,11 +2,11 @@
 #pragma once
 
 #include <t5zero/model/activations.hpp>
-#include <t5zero/model/batch_view.hpp>
 #include <t5zero/model/decoder.hpp>
 #include <t5zero/model/dropout_sites.hpp>
 #include <t5zero/model/encoder.hpp>
 #include <t5zero/nn/head_and_loss.hpp>
+#include <t5zero/tensor/batch_view.hpp>
 
 namespace t5zero::model {
 
@@ -29,42 +29,41 @@ class t5 {
             "t5: more layers or heads than dropout sites are numbered for");
   }
 
-  /// Loss of a batch without gradients: evaluation when dropout.rate is 0.
+  /// Loss of a batch without gradients, to *loss.sums: evaluation when dropout.rate is 0.
   template <class Execution, parameter_source_of<T> Source>
-  loss_sums forward(Execution& execution, Source& source, const batch_view& batch,
+  void forward(Execution& execution, Source& source, const batch_view& batch, const dropout_state& dropout,
+               const nn::loss_options& loss, const activations<T>& saved) const {
+    encoder_.forward(execution, source, batch, dropout, saved);
+    decoder_.forward(execution, source, batch, dropout, saved);
+    const auto lease = source.acquire(head_);
+    Sublayers::head_and_loss_forward(execution, head(lease.data()), output_scale(),
+                                     matrix_view<const T>(saved.decoder_output(batch.target.tokens)),
+                                     batch.labels, loss, saved.scratch(),
+                                     saved.row_loss(batch.target.tokens));
+  }
+
+  /// Loss (to *loss.sums) and gradients of a batch: every parameter's gradient is contributed to the sink and
+  /// completed.
+  template <class Execution, parameter_source_of<T> Source, gradient_sink Sink>
+  void forward_backward(Execution& execution, Source& source, Sink& sink, const batch_view& batch,
                         const dropout_state& dropout, const nn::loss_options& loss,
                         const activations<T>& saved) const {
     encoder_.forward(execution, source, batch, dropout, saved);
     decoder_.forward(execution, source, batch, dropout, saved);
-    const auto lease = source.acquire(head_);
-    return Sublayers::head_and_loss_forward(execution, head(lease.data()), output_scale(),
-                                            matrix_view<const T>(saved.decoder_output(batch.target.tokens)),
-                                            batch.labels, loss, saved.scratch(),
-                                            saved.row_loss(batch.target.tokens));
-  }
-
-  /// Loss and gradients of a batch: every parameter's gradient is contributed to the sink and completed.
-  template <class Execution, parameter_source_of<T> Source, gradient_sink Sink>
-  loss_sums forward_backward(Execution& execution, Source& source, Sink& sink, const batch_view& batch,
-                                 const dropout_state& dropout, const nn::loss_options& loss,
-                                 const activations<T>& saved) const {
-    encoder_.forward(execution, source, batch, dropout, saved);
-    decoder_.forward(execution, source, batch, dropout, saved);
     const index_t n = batch.target.tokens;
     const matrix_view<float> grad_output = saved.grad_output(n);
-    loss_sums sums;
     {
       const auto lease = source.acquire(head_);
-      sums = Sublayers::head_and_loss_backward(execution, head(lease.data()), output_scale(),
-                                               matrix_view<const T>(saved.decoder_output(n)), batch.labels,
-                                               loss, saved.scratch(), saved.row_loss(n), grad_output,
-                                               contribute_matrix(sink, head_, shape_->d_model));
-      if (!shape_->ties_embeddings) sink.complete(head_);
+      Sublayers::head_and_loss_backward(execution, head(lease.data()), output_scale(),
+                                        matrix_view<const T>(saved.decoder_output(n)), batch.labels, loss,
+                                        saved.scratch(), saved.row_loss(n), grad_output,
+                                        contribute_matrix(sink, head_, shape_->d_model));
     }
     decoder_.backward(execution, source, sink, batch, dropout, saved, grad_output);
     encoder_.backward(execution, source, sink, batch, dropout, saved);
+    execution.join_branches();
+    if (!shape_->ties_embeddings) sink.complete(head_);
     sink.complete(embedding_);
-    return sums;
   }
 
   /// The encoder alone, without dropout: fills saved.cross_key_value for the steps of a generation.

@@ -130,13 +130,18 @@ template <class Ops, element T, class Execution>
 void self_attention_backward(Execution& execution, const model_shape& shape, attention_mask mask,
                              const ragged_view& tokens, const self_attention_weights<T>& weights,
                              const attention_dropout& dropout, matrix_view<const float> x,
-                             const attention_state<T>& state, const sublayer_scratch<T>& scratch,
+                             const attention_state<T>& state, const sublayer_scratch<T>& all_scratch,
                              const self_attention_gradients& gradients, matrix_view<float> grad) {
   const index_t inner = shape.inner_dim();
+  // What still reads this set of buffers is the gradient of an earlier sublayer's weights.
+  const sublayer_scratch<T> scratch = all_scratch.of(branch_of::attention);
+  execution.join(branch_of::attention);
   const matrix_view<T> grad_branch = scratch.grad_branch(x.rows);
   Ops::dropout_backward(execution, grad, dropout.output, tokens, grad_branch);
-  Ops::template matmul<T, T>(execution, transpose::yes, grad_branch, transpose::no, state.context,
-                             gradients.o);
+  const matrix_view<T> normed = scratch.normed(x.rows);
+  Execution& beside = execution.fork(branch_of::attention);
+  Ops::template matmul<T, T>(beside, transpose::yes, grad_branch, transpose::no, state.context, gradients.o);
+  Ops::rms_norm_forward(beside, x, weights.norm, shape.epsilon, normed, /*inverse_rms=*/vector_view<float>{});
   const matrix_view<T> grad_context = scratch.grad_context(x.rows);
   Ops::template matmul<T, T, T>(execution, transpose::no, grad_branch, transpose::no, weights.o,
                                 grad_context);
@@ -147,10 +152,8 @@ void self_attention_backward(Execution& execution, const model_shape& shape, att
                           state.context, state.log_sum_exp, grad_context,
                           grad_projected.column_block(0, inner), grad_projected.column_block(inner, inner),
                           grad_projected.column_block(2 * inner, inner), gradients.relative_bias);
-
-  const matrix_view<T> normed = scratch.normed(x.rows);
-  Ops::rms_norm_forward(execution, x, weights.norm, shape.epsilon, normed, state.inverse_rms);
-  Ops::template matmul<T, T>(execution, transpose::yes, grad_projected, transpose::no, normed, gradients.qkv);
+  Ops::template matmul<T, T>(execution.fork(branch_of::attention), transpose::yes, grad_projected,
+                             transpose::no, normed, gradients.qkv);
   const matrix_view<float> grad_normed = scratch.branch(x.rows);
   Ops::template matmul<T, T, float>(execution, transpose::no, grad_projected, transpose::no, weights.qkv,
                                     grad_normed);
@@ -182,12 +185,17 @@ void cross_attention_backward(Execution& execution, const model_shape& shape, co
                               const ragged_view& keys, const cross_attention_weights<T>& weights,
                               const cross_key_value<const T>& key_value, const attention_dropout& dropout,
                               matrix_view<const float> x, const attention_state<T>& state,
-                              const sublayer_scratch<T>& scratch, const cross_attention_gradients& gradients,
+                              const sublayer_scratch<T>& all_scratch,
+                              const cross_attention_gradients& gradients,
                               const cross_key_value<T>& grad_key_value, matrix_view<float> grad) {
+  const sublayer_scratch<T> scratch = all_scratch.of(branch_of::attention);
+  execution.join(branch_of::attention);
   const matrix_view<T> grad_branch = scratch.grad_branch(x.rows);
   Ops::dropout_backward(execution, grad, dropout.output, queries, grad_branch);
-  Ops::template matmul<T, T>(execution, transpose::yes, grad_branch, transpose::no, state.context,
-                             gradients.o);
+  const matrix_view<T> normed = scratch.normed(x.rows);
+  Execution& beside = execution.fork(branch_of::attention);
+  Ops::template matmul<T, T>(beside, transpose::yes, grad_branch, transpose::no, state.context, gradients.o);
+  Ops::rms_norm_forward(beside, x, weights.norm, shape.epsilon, normed, /*inverse_rms=*/vector_view<float>{});
   const matrix_view<T> grad_context = scratch.grad_context(x.rows);
   Ops::template matmul<T, T, T>(execution, transpose::no, grad_branch, transpose::no, weights.o,
                                 grad_context);
@@ -197,10 +205,8 @@ void cross_attention_backward(Execution& execution, const model_shape& shape, co
       execution, detail::cross_attention_inputs(shape, queries, keys, key_value, state, dropout.weights),
       state.context, state.log_sum_exp, grad_context, grad_query, grad_key_value.key, grad_key_value.value,
       matrix_view<float>{});
-
-  const matrix_view<T> normed = scratch.normed(x.rows);
-  Ops::rms_norm_forward(execution, x, weights.norm, shape.epsilon, normed, state.inverse_rms);
-  Ops::template matmul<T, T>(execution, transpose::yes, grad_query, transpose::no, normed, gradients.q);
+  Ops::template matmul<T, T>(execution.fork(branch_of::attention), transpose::yes, grad_query, transpose::no,
+                             normed, gradients.q);
   const matrix_view<float> grad_normed = scratch.branch(x.rows);
   Ops::template matmul<T, T, float>(execution, transpose::no, grad_query, transpose::no, weights.q,
                                     grad_normed);

@@ -21,11 +21,12 @@ struct composed_sublayers {
                             matrix_view<const T> table, const dropout_site& dropout, matrix_view<float> out) {
     Ops::embedding_forward(execution, ids, tokens, table, dropout, out);
   }
-  /// Adds to grad_table.
+  /// Adds to grad_table, which a tied head may have begun.
   template <class Execution>
   static void embed_backward(Execution& execution, const std::int32_t* ids, const ragged_view& tokens,
                              const dropout_site& dropout, matrix_view<const float> grad,
                              matrix_view<float> grad_table) {
+    execution.join(branch_of::head);
     Ops::embedding_backward(execution, ids, tokens, dropout, grad, grad_table);
   }
 
@@ -89,22 +90,23 @@ struct composed_sublayers {
                              matrix_view<Out> y) {
     Ops::template matmul<T, T, Out>(execution, transpose::no, x, transpose::yes, weight, y);
   }
-  /// grad_x = grad_y weight (overwritten), grad_weight = grad_y^T x.
+  /// grad_x = grad_y weight (overwritten), grad_weight = grad_y^T x, the latter on branch_of::attention.
   template <class In, class Execution>
   static void linear_backward(Execution& execution, matrix_view<const T> x, matrix_view<const T> weight,
                               matrix_view<const In> grad_y, matrix_view<float> grad_x,
                               const gradient_view& grad_weight) {
-    Ops::template matmul<In, T>(execution, transpose::yes, grad_y, transpose::no, x, grad_weight);
+    Ops::template matmul<In, T>(execution.fork(branch_of::attention), transpose::yes, grad_y, transpose::no,
+                                x, grad_weight);
     Ops::template matmul<In, T, float>(execution, transpose::no, grad_y, transpose::no, weight, grad_x);
   }
 
   template <class... Args>
-  static loss_sums head_and_loss_forward(Args&&... args) {
-    return nn::head_and_loss_forward<Ops, T>(std::forward<Args>(args)...);
+  static void head_and_loss_forward(Args&&... args) {
+    nn::head_and_loss_forward<Ops, T>(std::forward<Args>(args)...);
   }
   template <class... Args>
-  static loss_sums head_and_loss_backward(Args&&... args) {
-    return nn::head_and_loss_backward<Ops, T>(std::forward<Args>(args)...);
+  static void head_and_loss_backward(Args&&... args) {
+    nn::head_and_loss_backward<Ops, T>(std::forward<Args>(args)...);
   }
   template <class... Args>
   static void for_each_logits_chunk(Args&&... args) {

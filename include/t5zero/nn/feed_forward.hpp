@@ -61,28 +61,34 @@ template <class Ops, element T, class Execution>
 void feed_forward_backward(Execution& execution, const model_shape& shape, const ragged_view& tokens,
                            const feed_forward_weights<T>& weights, const feed_forward_dropout& dropout,
                            matrix_view<const float> x, const feed_forward_state<T>& state,
-                           const sublayer_scratch<T>& scratch, const feed_forward_gradients& gradients,
+                           const sublayer_scratch<T>& all_scratch, const feed_forward_gradients& gradients,
                            matrix_view<float> grad) {
+  // What still reads this set of buffers is the gradient of an earlier sublayer's weights.
+  const sublayer_scratch<T> scratch = all_scratch.of(branch_of::feed_forward);
+  execution.join(branch_of::feed_forward);
   const matrix_view<T> grad_branch = scratch.grad_branch(x.rows);
   Ops::dropout_backward(execution, grad, dropout.output, tokens, grad_branch);
-  const matrix_view<T> grad_activated = scratch.grad_activated(x.rows);
-  Ops::template matmul<T, T, T>(execution, transpose::no, grad_branch, transpose::no, weights.wo,
-                                grad_activated);
-  const matrix_view<T> grad_hidden = scratch.grad_hidden(x.rows);
   matrix_view<T> activated = state.hidden;
   if (shape.gated()) {
     activated = scratch.activated(x.rows);
     Ops::gated_gelu_dropout_forward(execution, state.hidden, dropout.hidden, tokens, activated);
+  }
+  const matrix_view<T> normed = scratch.normed(x.rows);
+  Execution& beside = execution.fork(branch_of::feed_forward);
+  Ops::template matmul<T, T>(beside, transpose::yes, grad_branch, transpose::no, activated, gradients.wo);
+  Ops::rms_norm_forward(beside, x, weights.norm, shape.epsilon, normed, /*inverse_rms=*/vector_view<float>{});
+  const matrix_view<T> grad_activated = scratch.grad_activated(x.rows);
+  Ops::template matmul<T, T, T>(execution, transpose::no, grad_branch, transpose::no, weights.wo,
+                                grad_activated);
+  const matrix_view<T> grad_hidden = scratch.grad_hidden(x.rows);
+  if (shape.gated()) {
     Ops::gated_gelu_dropout_backward(execution, grad_activated, state.hidden, dropout.hidden, tokens,
                                      grad_hidden);
   } else {
     Ops::relu_dropout_backward(execution, grad_activated, activated, dropout.hidden, grad_hidden);
   }
-  Ops::template matmul<T, T>(execution, transpose::yes, grad_branch, transpose::no, activated, gradients.wo);
-
-  const matrix_view<T> normed = scratch.normed(x.rows);
-  Ops::rms_norm_forward(execution, x, weights.norm, shape.epsilon, normed, state.inverse_rms);
-  Ops::template matmul<T, T>(execution, transpose::yes, grad_hidden, transpose::no, normed, gradients.wi);
+  Ops::template matmul<T, T>(execution.fork(branch_of::feed_forward), transpose::yes, grad_hidden,
+                             transpose::no, normed, gradients.wi);
   const matrix_view<float> grad_normed = scratch.branch(x.rows);
   Ops::template matmul<T, T, float>(execution, transpose::no, grad_hidden, transpose::no, weights.wi,
                                     grad_normed);

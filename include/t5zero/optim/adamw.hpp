@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include <t5zero/backend/backend.hpp>
+#include <t5zero/core/config.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/optim/weight_decay.hpp>
 
@@ -18,9 +18,25 @@ struct adamw_options {
   weight_decay_scope decay_scope = weight_decay_scope::hugging_face;
 };
 
+/// Scalars of one AdamW update (Loshchilov and Hutter 2019), the same for all elements.
+struct adamw_params {
+  bool applies = true;  ///< false: gradients were not finite, nothing changes
+  float learning_rate = 0.0F;
+  float beta1 = 0.9F;
+  float beta2 = 0.999F;
+  float one_minus_beta1 = 0.1F;  ///< rounded from double: 1.0F - 0.999F is off by 1e-5
+  float one_minus_beta2 = 0.001F;
+  float epsilon = 1e-8F;
+  float weight_decay = 0.0F;           ///< of the elements that decay
+  float bias_correction1 = 1.0F;       ///< 1 - beta1^t
+  float bias_correction2_sqrt = 1.0F;  ///< sqrt(1 - beta2^t)
+  float grad_multiplier = 1.0F;        ///< unscaling and clipping in one factor
+};
+
 /// update: 1 for the first applied one. grad_multiplier: unscaling times clipping.
-[[nodiscard]] inline adamw_params adamw_update(const adamw_options& options, double learning_rate,
-                                               index_t update, double grad_multiplier) {
+[[nodiscard]] T5ZERO_HOST_DEVICE inline adamw_params adamw_update(const adamw_options& options,
+                                                                  double learning_rate, index_t update,
+                                                                  double grad_multiplier) {
   adamw_params params;
   params.learning_rate = static_cast<float>(learning_rate);
   params.beta1 = static_cast<float>(options.beta1);

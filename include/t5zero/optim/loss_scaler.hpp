@@ -1,10 +1,10 @@
 // Loss scaling for fp16 gradients (Micikevicius et al. 2018), with DeepSpeed's rules or PyTorch's.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <limits>
 
+#include <t5zero/core/config.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 
@@ -35,6 +35,10 @@ struct loss_scaler_options {
   }
 };
 
+/// FLT_MIN; std::numeric_limits is not for device code.
+inline constexpr double smallest_normal_float = 0x1p-126;
+static_assert(smallest_normal_float == static_cast<double>(std::numeric_limits<float>::min()));
+
 /// What a scaler has learnt so far.
 struct loss_scaler_state {
   double scale = 1.0;
@@ -44,63 +48,55 @@ struct loss_scaler_state {
   index_t clean = 0;  ///< updates in a row, grad_scaler only
 };
 
-/// Asked once for each update. t5zero unscales with the scale that backward used, also on the step that grows
-/// it; DeepSpeed divides by the new scale there, which halves that step's gradients unless clipping undoes
-/// it.
-class loss_scaler {
- public:
-  explicit loss_scaler(const loss_scaler_options& options = {})
-      : options_(options), state_{.scale = options.initial_scale, .hysteresis = options.hysteresis} {}
-
-  [[nodiscard]] double scale() const { return state_.scale; }
-  [[nodiscard]] int hysteresis() const { return state_.hysteresis; }
-  [[nodiscard]] const loss_scaler_state& state() const { return state_; }
-  void restore(const loss_scaler_state& state) { state_ = state; }
-
-  /// Throws numeric_error if the scale cannot be lowered further.
-  void update(bool overflow) {
-    if (!options_.dynamic) return;
-    if (options_.rule == loss_scale_rule::grad_scaler) return update_as_grad_scaler(overflow);
-    if (overflow) {
-      if (options_.hysteresis == 1 || state_.hysteresis == 1) {
-        if (state_.scale <= options_.minimum_scale) throw_at_minimum();
-        state_.scale = std::max(state_.scale / 2.0, options_.minimum_scale);
-      } else {
-        --state_.hysteresis;
-      }
-      state_.last_overflow = state_.iteration;
-    } else {
-      if (options_.consecutive_hysteresis) state_.hysteresis = options_.hysteresis;
-      const index_t stable = state_.iteration - state_.last_overflow - 1;
-      if (stable > 0 && stable % options_.window == 0) {
-        if (!options_.consecutive_hysteresis) state_.hysteresis = options_.hysteresis;
-        state_.scale *= 2.0;
-      }
-    }
-    ++state_.iteration;
-  }
-
- private:
-  [[noreturn]] static void throw_at_minimum() {
-    throw numeric_error(
-        "Current loss scale already at minimum - cannot decrease scale anymore. Exiting run. The gradients "
-        "are "
-        "not finite at any scale: use bf16, or a lower learning rate.");
-  }
-  void update_as_grad_scaler(bool overflow) {
+/// One update's verdict on the scale. t5zero unscales with the scale that backward used, also on the step
+/// that grows it; DeepSpeed divides by the new scale there, which halves that step's gradients unless
+/// clipping undoes it. False: the scale had to be lowered and cannot be.
+[[nodiscard]] T5ZERO_HOST_DEVICE constexpr bool advance(const loss_scaler_options& options,
+                                                        loss_scaler_state& state, bool overflow) {
+  if (!options.dynamic) return true;
+  if (options.rule == loss_scale_rule::grad_scaler) {
     if (overflow) {
       // PyTorch has no floor; a scale that fp32 cannot hold has failed at every value.
-      if (state_.scale < 2.0 * static_cast<double>(std::numeric_limits<float>::min())) throw_at_minimum();
-      state_.scale /= 2.0;
-      state_.clean = 0;
-    } else if (++state_.clean == options_.window) {
-      state_.scale *= 2.0;
-      state_.clean = 0;
+      if (state.scale < 2.0 * smallest_normal_float) return false;
+      state.scale /= 2.0;
+      state.clean = 0;
+    } else if (++state.clean == options.window) {
+      state.scale *= 2.0;
+      state.clean = 0;
+    }
+    return true;
+  }
+  if (overflow) {
+    if (options.hysteresis == 1 || state.hysteresis == 1) {
+      if (state.scale <= options.minimum_scale) return false;
+      const double half = state.scale / 2.0;
+      state.scale = half > options.minimum_scale ? half : options.minimum_scale;
+    } else {
+      --state.hysteresis;
+    }
+    state.last_overflow = state.iteration;
+  } else {
+    if (options.consecutive_hysteresis) state.hysteresis = options.hysteresis;
+    const index_t stable = state.iteration - state.last_overflow - 1;
+    if (stable > 0 && stable % options.window == 0) {
+      if (!options.consecutive_hysteresis) state.hysteresis = options.hysteresis;
+      state.scale *= 2.0;
     }
   }
+  ++state.iteration;
+  return true;
+}
 
-  loss_scaler_options options_;
-  loss_scaler_state state_;
-};
+/// A scaler at its start.
+[[nodiscard]] constexpr loss_scaler_state initial_state(const loss_scaler_options& options) {
+  return {.scale = options.initial_scale, .hysteresis = options.hysteresis};
+}
+
+[[noreturn]] inline void throw_scale_exhausted() {
+  throw numeric_error(
+      "Current loss scale already at minimum - cannot decrease scale anymore. Exiting run. The gradients are "
+      "not "
+      "finite at any scale: use bf16, or a lower learning rate.");
+}
 
 }  // namespace t5zero

@@ -57,15 +57,16 @@ struct activation_plan {
   slice grad_output;           ///< float [T, d_model]: of the decoder's output, later of the encoder's
   slice grad_cross_key_value;  ///< param, as cross_key_value
 
-  // Alive within one sublayer; T = max(source, target) tokens.
-  slice normed;          ///< param [T, d_model]
-  slice branch;          ///< float [T, d_model]: a sublayer's output before it joins the stream
-  slice grad_branch;     ///< param [T, d_model]
-  slice grad_projected;  ///< param [T, 3 * inner_dim]
-  slice grad_context;    ///< param [T, inner_dim]
-  slice activated;       ///< param [T, d_ff]: gated only
-  slice grad_activated;  ///< param [T, d_ff]
-  slice grad_hidden;     ///< param [T, d_ff] or [T, 2 * d_ff]
+  // Alive within one sublayer; T = max(source, target) tokens. Those that gradients of weights are computed
+  // from, perhaps beside the next sublayer, are there in several sets.
+  slice_array normed;          ///< param [T, d_model]
+  slice branch;                ///< float [T, d_model]: a sublayer's output before it joins the stream
+  slice_array grad_branch;     ///< param [T, d_model]
+  slice_array grad_projected;  ///< param [T, 3 * inner_dim]
+  slice grad_context;          ///< param [T, inner_dim]
+  slice_array activated;       ///< param [T, d_ff]: gated only
+  slice grad_activated;        ///< param [T, d_ff]
+  slice_array grad_hidden;     ///< param [T, d_ff] or [T, 2 * d_ff]
 
   // Alive within the head, which runs on chunks of target tokens.
   index_t head_chunk = 0;  ///< target tokens at a time
@@ -83,9 +84,11 @@ inline constexpr index_t head_chunk_tokens = 256;
 /// What the activations are for.
 enum class activation_use : std::uint8_t { training, recomputed_training, evaluation };
 
-/// Lays the activations out. `param_bytes`: of one stored element (4 or 2).
+/// Lays the activations out. `param_bytes`: of one stored element (4 or 2). `scratch_sets`: how many
+/// sublayers may have buffers in use at a time; with one the head's logits share their bytes.
 constexpr activation_plan plan_activations(const model_shape& shape, const batch_shape& batch,
-                                           activation_use use, index_t param_bytes, slice_builder& builder) {
+                                           activation_use use, index_t param_bytes, index_t scratch_sets,
+                                           slice_builder& builder) {
   const bool trains = use != activation_use::evaluation;
   const bool keeps_all = use == activation_use::training;
   const index_t start = builder.position();
@@ -142,16 +145,17 @@ constexpr activation_plan plan_activations(const model_shape& shape, const batch
   plan.grad_cross_key_value = builder.take((trains ? source : 0) * n_decoder * 2 * inner * param_bytes);
   plan.row_loss = builder.take(target * 2 * 8);
 
+  const index_t sets = trains ? scratch_sets : 1;
   const index_t shared = builder.position();
-  plan.normed = builder.take(both * d * param_bytes);
+  plan.normed = builder.take_array(sets, both * d * param_bytes);
   plan.branch = builder.take(both * d * 4);
-  plan.grad_branch = builder.take(grad_tokens * d * param_bytes);
-  plan.grad_projected = builder.take(grad_tokens * 3 * inner * param_bytes);
+  plan.grad_branch = builder.take_array(sets, grad_tokens * d * param_bytes);
+  plan.grad_projected = builder.take_array(sets, grad_tokens * 3 * inner * param_bytes);
   plan.grad_context = builder.take(grad_tokens * inner * param_bytes);
-  plan.activated = builder.take(shape.gated() ? both * shape.d_ff * param_bytes : 0);
+  plan.activated = builder.take_array(sets, shape.gated() ? both * shape.d_ff * param_bytes : 0);
   plan.grad_activated = builder.take(grad_tokens * shape.d_ff * param_bytes);
-  plan.grad_hidden = builder.take(grad_tokens * hidden * param_bytes);
-  builder.rewind(shared);
+  plan.grad_hidden = builder.take_array(sets, grad_tokens * hidden * param_bytes);
+  if (sets == 1) builder.rewind(shared);
   plan.head_chunk = target < head_chunk_tokens ? target : head_chunk_tokens;
   plan.logits = builder.take(plan.head_chunk * shape.vocab_size * 4);
   plan.grad_logits =

@@ -19,31 +19,59 @@ struct generation_shape {
   [[nodiscard]] constexpr bool generates() const { return num_beams > 0; }
 };
 
+/// What a step reads of the search: one block, copied to the device before each step.
+struct decode_input_slices {
+  slice ids;            ///< int32 [rows]
+  slice cache_rows;     ///< index_t [rows]
+  slice key_rows;       ///< index_t [rows, max_length]
+  slice key_counts;     ///< index_t [rows]
+  slice first_source;   ///< index_t [rows]
+  slice source_counts;  ///< index_t [rows]
+  index_t bytes = 0;
+
+  constexpr decode_input_slices() = default;
+  /// Offsets from the block's start.
+  constexpr decode_input_slices(index_t rows, index_t max_length) {
+    slice_builder builder;
+    ids = builder.take(rows * 4);
+    cache_rows = builder.take(rows * 8);
+    key_rows = builder.take(rows * max_length * 8);
+    key_counts = builder.take(rows * 8);
+    first_source = builder.take(rows * 8);
+    source_counts = builder.take(rows * 8);
+    bytes = builder.high_water();
+  }
+};
+
 struct generation_plan {
   activation_plan step;    ///< encoder of a batch, decoder of one token for each row
   slice_array cache;       ///< param [max_length * rows, 2 * inner_dim] of each decoder layer: key, value
   slice candidate_scores;  ///< float [rows, candidates]
   slice candidate_ids;     ///< int32 [rows, candidates]
+  slice inputs;            ///< decode_input_slices
   index_t rows = 0;        ///< sentences times beams
 
   /// Of the key/value cache alone, for the printed table.
   [[nodiscard]] constexpr index_t cache_bytes() const { return cache.stride * cache.period; }
 };
 
-/// `batch`: bounds the sentences that are generated for at a time (its targets do not matter).
-constexpr generation_plan plan_generation(const model_shape& shape, const batch_shape& batch,
-                                          const generation_shape& generation, index_t param_bytes,
-                                          slice_builder& builder) {
+/// `sentences`: that are generated for at a time; `batch`: bounds their batches, padded (its targets do not
+/// matter).
+constexpr generation_plan plan_generation(const model_shape& shape, index_t sentences,
+                                          const batch_shape& batch, const generation_shape& generation,
+                                          index_t param_bytes, slice_builder& builder) {
   generation_plan plan;
-  plan.rows = batch.batch * generation.num_beams;
+  plan.rows = sentences * generation.num_beams;
   batch_shape step = batch;
   step.target_tokens = plan.rows;
   step.max_target_length = 1;
-  plan.step = plan_activations(shape, step, activation_use::evaluation, param_bytes, builder);
+  plan.step =
+      plan_activations(shape, step, activation_use::evaluation, param_bytes, /*scratch_sets=*/1, builder);
   plan.cache = builder.take_array(shape.n_decoder_layers,
                                   generation.max_length * plan.rows * 2 * shape.inner_dim() * param_bytes);
   plan.candidate_scores = builder.take(plan.rows * generation.candidates * 4);
   plan.candidate_ids = builder.take(plan.rows * generation.candidates * 4);
+  plan.inputs = builder.take(decode_input_slices(plan.rows, generation.max_length).bytes);
   return plan;
 }
 

@@ -20,14 +20,19 @@ namespace t5zero {
 
 /// What the plan depends on beside the model and the batch.
 struct plan_options {
-  int threads = 1;                         ///< of the CPU backend: each has packing buffers
-  bool accumulates_micro_batches = false;  ///< gradients are then fp32 in every precision
-  bool trains = true;                      ///< false: evaluation only, weights and activations
+  int threads = 1;            ///< of the CPU backend: each has packing buffers
+  index_t micro_batches = 1;  ///< of an update; gradients of several are fp32 in every precision
+  bool trains = true;         ///< false: evaluation only, weights and activations
   optimizer_kind optimizer = optimizer_kind::adamw;
   bool recomputes_activations = false;  ///< training keeps the layers' inputs alone
   batch_shape evaluation{.batch = 0};   ///< the largest evaluation batch; batch 0: as in training
   generation_shape generation = {};     ///< for the sentences of an evaluation batch; default: none
 };
+
+// Sizes of what optim/ keeps in a step's memory; it stands above this room, and train/trainer.hpp compares.
+inline constexpr index_t step_state_bytes = 512;
+inline constexpr index_t loss_sums_bytes = 24;
+inline constexpr index_t update_outcome_bytes = 64;
 
 /// One line of the printed table.
 struct plan_line {
@@ -47,16 +52,28 @@ struct memory_plan {
   activation_plan evaluation;  ///< activations of evaluation, in the same bytes
   generation_plan generation;  ///< cache and step of generation, in the same bytes
   index_t activation_bytes = 0;
-  slice workspace;  ///< packing buffers and partial sums of the backend
+  slice workspace;         ///< packing buffers and partial sums of the backend
+  slice step;              ///< step_state
+  slice losses;            ///< loss_sums [micro_batches]
+  slice decay_boundaries;  ///< index_t [tensors]: where weight decay begins and ends
+  slice batch;             ///< the batch at hand, where the backend keeps a copy of it
   index_t total_bytes = 0;
+  // Memory of the host that the device copies from and to; the CPU backend needs the outcomes alone.
+  slice outcomes;      ///< [updates in flight] update_outcome, then loss_sums [micro_batches]
+  slice host_batches;  ///< batches on their way to the device
+  index_t host_bytes = 0;
   dtype gradient_type = dtype::f32;
 
+  /// Bytes of one slot of `outcomes`.
+  [[nodiscard]] static constexpr index_t outcome_bytes(index_t micro_batches) {
+    return round_up(update_outcome_bytes + micro_batches * loss_sums_bytes, slice_alignment);
+  }
   /// Bytes that depend on the model alone: checked before any name is resolved or any text read.
   [[nodiscard]] constexpr index_t model_state_bytes() const {
     return weights.bytes + master_weights.bytes + first_moments.bytes + second_moments.bytes +
            gradients.bytes + gradient_sums.bytes;
   }
-  [[nodiscard]] constexpr std::array<plan_line, 9> lines() const {
+  [[nodiscard]] constexpr std::array<plan_line, 10> lines() const {
     return {{{"weights", weights.bytes},
              {"master weights (fp32)", master_weights.bytes},
              {"first moments (fp32)", first_moments.bytes},
@@ -65,6 +82,7 @@ struct memory_plan {
              {"sums of gradients (fp32)", gradient_sums.bytes},
              {generation.rows > 0 ? "activations, generation cache" : "activations", activation_bytes},
              {"backend workspace", workspace.bytes},
+             {"batch, state of the step", step.bytes + losses.bytes + decay_boundaries.bytes + batch.bytes},
              {"total", total_bytes}}};
   }
 };
@@ -76,18 +94,18 @@ struct memory_plan {
 
 /// Plans one rank at world size 1, where no ZeRO stage holds less than the whole: the ZeRO policy does not
 /// appear. Backend::template workspace_bytes<Precision>(shape, batch, threads) says what its operations
-/// borrow.
+/// borrow, Backend::padded(batch) how it pads a batch, Backend::batch_staging what its copy of one takes.
 template <class Backend, precision_policy Precision>
-[[nodiscard]] constexpr memory_plan plan_memory(const model_shape& shape, const batch_shape& batch,
+[[nodiscard]] constexpr memory_plan plan_memory(const model_shape& shape, const batch_shape& largest_batch,
                                                 const plan_options& options = {}) {
+  const batch_shape batch = Backend::padded(largest_batch);
   constexpr index_t param_bytes = sizeof(typename Precision::param_type);
   const index_t parameters = parameter_count(shape);
   memory_plan plan;
   slice_builder builder;
   plan.weights = builder.take(parameters * param_bytes);
   if (options.trains) {
-    plan.gradient_type =
-        options.accumulates_micro_batches ? dtype::f32 : dtype_of<typename Precision::grad_type>;
+    plan.gradient_type = options.micro_batches > 1 ? dtype::f32 : dtype_of<typename Precision::grad_type>;
     plan.master_weights = builder.take(Precision::has_master_weights ? parameters * 4 : 0);
     plan.first_moments = builder.take(first_moment_elements(shape, options.optimizer) * 4);
     plan.second_moments = builder.take(second_moment_elements(shape, options.optimizer) * 4);
@@ -96,20 +114,22 @@ template <class Backend, precision_policy Precision>
         builder.take(plan.gradient_type == dtype::f32 ? 0 : gradient_sum_elements(shape) * 4);
   }
   // Training, evaluation and generation never run at the same time.
-  const batch_shape evaluation = options.evaluation.batch > 0 ? options.evaluation : batch;
+  const batch_shape evaluation = options.evaluation.batch > 0 ? Backend::padded(options.evaluation) : batch;
   const index_t start = builder.position();
   if (options.trains) {
     plan.training = plan_activations(
         shape, batch,
         options.recomputes_activations ? activation_use::recomputed_training : activation_use::training,
-        param_bytes, builder);
+        param_bytes, Backend::scratch_sets, builder);
     builder.rewind(start);
   }
-  plan.evaluation = plan_activations(shape, evaluation, activation_use::evaluation, param_bytes, builder);
+  plan.evaluation = plan_activations(shape, evaluation, activation_use::evaluation, param_bytes,
+                                     /*scratch_sets=*/1, builder);
   batch_shape largest = batch.covering(evaluation);
   if (options.generation.generates()) {
     builder.rewind(start);
-    plan.generation = plan_generation(shape, evaluation, options.generation, param_bytes, builder);
+    const index_t sentences = options.evaluation.batch > 0 ? options.evaluation.batch : largest_batch.batch;
+    plan.generation = plan_generation(shape, sentences, evaluation, options.generation, param_bytes, builder);
     largest = largest.covering({.batch = evaluation.batch,
                                 .source_tokens = 0,
                                 .target_tokens = plan.generation.rows,
@@ -120,7 +140,15 @@ template <class Backend, precision_policy Precision>
   plan.activation_bytes = builder.position() - start;
   plan.workspace =
       builder.take(Backend::template workspace_bytes<Precision>(shape, largest, options.threads));
+  plan.step = builder.take(step_state_bytes);
+  plan.losses = builder.take(options.micro_batches * loss_sums_bytes);
+  plan.decay_boundaries = builder.take((tensor_count(shape) + 1) * 8);
+  plan.batch = builder.take(Backend::batch_staging::device_bytes(batch.covering(evaluation)));
   plan.total_bytes = builder.high_water();
+  slice_builder host;
+  plan.outcomes = host.take(Backend::updates_in_flight * memory_plan::outcome_bytes(options.micro_batches));
+  plan.host_batches = host.take(Backend::batch_staging::host_bytes(batch.covering(evaluation)));
+  plan.host_bytes = host.high_water();
   return plan;
 }
 

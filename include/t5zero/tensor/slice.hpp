@@ -8,8 +8,9 @@
 
 namespace t5zero {
 
-/// Every slice starts at a multiple of this: a cache line, an AVX-512 register, 16-byte GPU accesses.
-inline constexpr index_t slice_alignment = 64;
+/// Every slice starts at a multiple of this: a cache line, an AVX-512 register, and what cuBLASLt asks of its
+/// workspace.
+inline constexpr index_t slice_alignment = 256;
 
 /// Bytes [offset, offset + bytes) of an arena.
 struct slice {

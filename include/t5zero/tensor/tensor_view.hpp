@@ -2,6 +2,7 @@
 // its width, so that q, k and v can be columns of one buffer.
 #pragma once
 
+#include <concepts>
 #include <type_traits>
 
 #include <t5zero/core/config.hpp>
@@ -21,8 +22,10 @@ struct vector_view {
   T5ZERO_HOST_DEVICE constexpr T* begin() const { return data; }
   T5ZERO_HOST_DEVICE constexpr T* end() const { return data + size; }
   /// A view of mutable elements may be read through.
-  T5ZERO_HOST_DEVICE constexpr operator vector_view<const T>() const  // NOLINT(google-explicit-constructor)
-      requires(!std::is_const_v<T>) {
+  template <std::same_as<T> U>
+  requires(!std::is_const_v<U>)  // NOLINTNEXTLINE(google-explicit-constructor)
+      T5ZERO_HOST_DEVICE constexpr
+      operator vector_view<const U>() const {
     return {data, size};
   }
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr vector_view subview(index_t first, index_t count) const {
@@ -58,8 +61,10 @@ struct matrix_view {
   }
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr index_t size() const { return rows * cols; }
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr bool contiguous() const { return stride == cols || rows <= 1; }
-  T5ZERO_HOST_DEVICE constexpr operator matrix_view<const T>() const  // NOLINT(google-explicit-constructor)
-      requires(!std::is_const_v<T>) {
+  template <std::same_as<T> U>
+  requires(!std::is_const_v<U>)  // NOLINTNEXTLINE(google-explicit-constructor)
+      T5ZERO_HOST_DEVICE constexpr
+      operator matrix_view<const U>() const {
     return {data, rows, cols, stride};
   }
 };

@@ -30,7 +30,9 @@ template <class Run>
     tensor.type = narrow ? dtype_of<stored> : dtype::f32;
     tensor.write = [&trained, row, narrow](atomic_save& save) {
       if (narrow) {
-        save.write(trained.stored(row), row.count() * static_cast<index_t>(sizeof(stored)));
+        trained.read_stored(row, [&](const stored* values) {
+          save.write(values, row.count() * static_cast<index_t>(sizeof(stored)));
+        });
         return;
       }
       std::vector<float> values(static_cast<std::size_t>(row.count()));

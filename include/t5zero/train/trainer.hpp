@@ -3,28 +3,32 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
+#include <functional>
+#include <iostream>
 #include <optional>
+#include <span>
 #include <variant>
 #include <vector>
 
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/model/activations.hpp>
-#include <t5zero/model/batch_view.hpp>
 #include <t5zero/model/check_batch.hpp>
 #include <t5zero/model/dropout_sites.hpp>
 #include <t5zero/model/generate.hpp>
 #include <t5zero/model/t5.hpp>
 #include <t5zero/optim/adafactor.hpp>
 #include <t5zero/optim/adamw.hpp>
-#include <t5zero/optim/gradient_clip.hpp>
 #include <t5zero/optim/loss_scaler.hpp>
+#include <t5zero/optim/update_step.hpp>
 #include <t5zero/plan/memory_plan.hpp>
 #include <t5zero/plan/optimizer_state.hpp>
 #include <t5zero/tensor/arena.hpp>
+#include <t5zero/tensor/batch_view.hpp>
 #include <t5zero/zero/sharding.hpp>
 
 namespace t5zero {
@@ -50,9 +54,17 @@ struct trainer_options {
 
 /// What one update did.
 struct update_result {
-  double grad_norm = 0.0;  ///< global L2 norm before clipping, unscaled
-  bool skipped = false;    ///< a 16-bit gradient was not finite: weights, moments and schedule stay
+  double grad_norm = 0.0;       ///< global L2 norm before clipping, unscaled
+  double loss_scale = 1.0;      ///< for the next update
+  double learning_rate = 0.0;   ///< of this update, if it was not skipped
+  index_t applied_updates = 0;  ///< with this one
+  bool skipped = false;         ///< a 16-bit gradient was not finite: weights, moments and schedule stay
+  /// Of its micro-batches: means over their labels that count. Until the next result is read.
+  std::span<const double> losses;
 };
+
+/// The learning rate as a function of the updates that were applied before.
+using learning_rate_function = std::function<double(index_t applied_updates)>;
 
 /// What a trainer counts; with its tensors (for_each_state) and the options, all that the next updates depend
 /// on.
@@ -80,24 +92,44 @@ class trainer {
         largest_(largest),
         largest_evaluation_(options.evaluation_batch.batch > 0 ? options.evaluation_batch : largest),
         plan_(Run::plan(shape_, largest_, plan_options_of(options_))),
+        device_({.threads = options.threads, .allows_tf32 = Run::precision::allows_tf32}),
         arena_(plan_.total_bytes),
-        device_(options.threads),
-        execution_(device_.execution(arena_.template at<std::byte>(plan_.workspace), plan_.workspace.bytes)),
+        host_arena_(plan_.host_bytes),
+        staging_(arena_.template at<std::byte>(plan_.batch),
+                 host_arena_.template at<std::byte>(plan_.host_batches),
+                 largest_.covering(largest_evaluation_)),
         model_(shape_),
         source_(arena_.template at<element_type>(plan_.weights)),
-        sink_(shape_, arena_.template at<std::byte>(plan_.gradients), plan_.gradient_type,
-              arena_.template at<float>(plan_.gradient_sums),
-              [this](const float* from, void* to, dtype type, index_t count) {
-                operations::convert(execution_, from, to, type, count);
-              }),
+        sink_(
+            shape_, arena_.template at<std::byte>(plan_.gradients), plan_.gradient_type,
+            arena_.template at<float>(plan_.gradient_sums),
+            [this](const float* from, void* to, dtype type, index_t count) {
+              operations::convert(device_.main(), from, to, type, count);
+            },
+            [this](float* sums, index_t count) {
+              operations::fill_zero(device_.main(), matrix_view<float>(sums, 1, count));
+            }),
         activations_(arena_.data(), plan_.training, shape_),
         evaluation_activations_(arena_.data(), plan_.evaluation, shape_),
-        scaler_(options.scaler),
-        table_(parameter_table(shape_)) {
+        settings_(settings_of(options_)),
+        table_(parameter_table(shape_)),
+        result_losses_(static_cast<std::size_t>(options_.gradient_accumulation)) {
+    device_.set_workspace(arena_.template at<std::byte>(plan_.workspace), plan_.workspace.bytes);
     if (options_.generation.generates()) {
-      generator_.emplace(arena_.data(), plan_.generation, options_.generation, largest_evaluation_, shape_);
+      generator_.emplace(arena_.data(), plan_.generation, options_.generation, largest_evaluation_.batch,
+                         shape_);
     }
-    find_decay_ranges();
+    step_state start;
+    start.scaler = initial_state(options_.scaler);
+    write_step_state(start);
+    find_decay_boundaries();
+  }
+  ~trainer() {
+    try {
+      device_.wait();  // what is submitted uses the arenas
+    } catch (const std::exception& e) {
+      std::cerr << "t5zero: while a trainer ends: " << e.what() << "\n";
+    }
   }
   trainer(const trainer&) = delete;
   trainer& operator=(const trainer&) = delete;
@@ -105,7 +137,7 @@ class trainer {
   /// How a trainer with these options plans its memory.
   [[nodiscard]] static plan_options plan_options_of(const trainer_options& options) {
     return {.threads = options.threads,
-            .accumulates_micro_batches = options.gradient_accumulation > 1,
+            .micro_batches = options.gradient_accumulation,
             .trains = options.trains,
             .optimizer = kind_of(options.optimizer),
             .recomputes_activations = options.recomputes_activations,
@@ -122,30 +154,34 @@ class trainer {
   [[nodiscard]] const memory_plan& plan() const { return plan_; }
   [[nodiscard]] index_t allocated_bytes() const { return arena_.bytes(); }
   [[nodiscard]] const std::vector<parameter_row>& parameters() const { return table_; }
-  [[nodiscard]] double loss_scale() const { return Run::precision::needs_loss_scale ? scaler_.scale() : 1.0; }
-  [[nodiscard]] index_t applied_updates() const { return applied_updates_; }
+  /// After the last update whose result was read.
+  [[nodiscard]] double loss_scale() const { return settings_.scales_loss ? known_scale_ : 1.0; }
+  [[nodiscard]] index_t applied_updates() const { return known_applied_; }
 
   /// T5's random initialisation, a function of the seed and each element's place alone.
   void initialize(std::uint32_t seed, double initializer_factor = 1.0) {
-    load([&](const parameter_row& row, float* to) {
-      operations::initialize(execution_, {to, row.count()}, row.init_std, initializer_factor, seed,
-                             static_cast<std::uint64_t>(row.offset));
-    });
+    require(wide_weights() != nullptr,
+            "trainer: a 16-bit evaluation has no weights to initialise; load some");
+    for (const parameter_row& row : table_) {
+      operations::initialize(device_.main(), {wide_weights() + row.offset, row.count()}, row.init_std,
+                             initializer_factor, seed, static_cast<std::uint64_t>(row.offset));
+    }
+    publish_weights();
   }
 
   /// Calls fill(row, float* values [row.count()]) for each tensor: the way weights come in.
   template <class Fill>
   void load(const Fill& fill) {
-    std::vector<float> narrow;
     for (const parameter_row& row : table_) {
       if (float* wide = wide_weights()) {
-        fill(row, wide + row.offset);
+        write_from_host(wide + row.offset, row.count(), [&](float* values) { fill(row, values); });
       } else {
-        narrow.resize(static_cast<std::size_t>(row.count()));
-        fill(row, narrow.data());
-        element_type* to = weights() + row.offset;
-        for (index_t i = 0; i < row.count(); ++i)
-          to[i] = static_cast<element_type>(narrow[static_cast<std::size_t>(i)]);
+        write_from_host(weights() + row.offset, row.count(), [&](element_type* values) {
+          std::vector<float> wide_values(static_cast<std::size_t>(row.count()));
+          fill(row, wide_values.data());
+          std::transform(wide_values.begin(), wide_values.end(), values,
+                         [](float value) { return static_cast<element_type>(value); });
+        });
       }
     }
     if (wide_weights() != nullptr) publish_weights();
@@ -153,11 +189,12 @@ class trainer {
 
   /// Calls use(kind, row, float* values, count) for each fp32 array of the state: "weights" (masters where
   /// there are any); under AdamW "first_moments", "second_moments"; under Adafactor "second_moments" of a
-  /// vector, "second_moment_rows" and "second_moment_columns" of a matrix. What `use` writes is the state;
-  /// call `restored` after it. Between two updates only.
+  /// vector, "second_moment_rows" and "second_moment_columns" of a matrix. `values` is the backend's memory:
+  /// read_on_host and write_from_host reach it. Call `restored` after writing. Between two updates only.
   template <class Use>
   void for_each_state(const Use& use) const {
-    require(options_.trains && micro_batches_ == 0, "trainer: its state is whole between two updates only");
+    require(options_.trains && submitted_micro_batches_ == 0,
+            "trainer: its state is whole between two updates only");
     for (const parameter_row& row : table_) use("weights", row, wide_weights() + row.offset, row.count());
     if (optimizer() == optimizer_kind::adamw) {
       for (const parameter_row& row : table_) {
@@ -172,88 +209,174 @@ class trainer {
           row.cols);
     });
   }
-  [[nodiscard]] trainer_counters counters() const { return {applied_updates_, micro_step_, scaler_.state()}; }
+  /// Waits for what was submitted, then calls use(const U* values) with `count` elements of the backend's
+  /// memory as the program can read them.
+  template <class U, class Use>
+  void read_on_host(const U* from, index_t count, const Use& use) const {
+    device_.wait();
+    if constexpr (backend::memory::is_host) {
+      use(from);
+    } else {
+      std::vector<U> copy(static_cast<std::size_t>(count));
+      backend::memory::to_host(from, copy.data(), count * static_cast<index_t>(sizeof(U)));
+      use(static_cast<const U*>(copy.data()));
+    }
+  }
+  /// The other way: fill(U* values) writes `count` elements.
+  template <class U, class Fill>
+  void write_from_host(U* to, index_t count, const Fill& fill) const {
+    device_.wait();
+    if constexpr (backend::memory::is_host) {
+      fill(to);
+    } else {
+      std::vector<U> values(static_cast<std::size_t>(count));
+      fill(values.data());
+      backend::memory::from_host(values.data(), to, count * static_cast<index_t>(sizeof(U)));
+    }
+  }
+  [[nodiscard]] trainer_counters counters() const {
+    const step_state state = read_step_state();
+    return {state.applied_updates, state.micro_step, state.scaler};
+  }
   /// After for_each_state has written the tensors: goes on from there.
   void restored(const trainer_counters& counters) {
-    applied_updates_ = counters.applied_updates;
-    micro_step_ = counters.micro_step;
-    scaler_.restore(counters.scaler);
+    step_state state;
+    state.applied_updates = known_applied_ = counters.applied_updates;
+    state.micro_step = counters.micro_step;
+    state.scaler = counters.scaler;
+    known_scale_ = counters.scaler.scale;
+    write_step_state(state);
     publish_weights();
   }
 
   /// The fp32 values of a tensor: masters where there are any. to: [row.count()].
   void read(const parameter_row& row, float* to) const {
-    if (const float* wide = wide_weights()) {
-      std::copy_n(wide + row.offset, row.count(), to);
-    } else {
-      const element_type* from = weights() + row.offset;
-      for (index_t i = 0; i < row.count(); ++i) to[i] = static_cast<float>(from[i]);
-    }
+    const auto copy = [&](const auto* from) {
+      std::transform(from, from + row.count(), to, [](auto value) { return static_cast<float>(value); });
+    };
+    if (const float* wide = wide_weights())
+      read_on_host(wide + row.offset, row.count(), copy);
+    else
+      read_on_host(weights() + row.offset, row.count(), copy);
   }
-  /// The stored (perhaps 16-bit) values of a tensor.
-  [[nodiscard]] const element_type* stored(const parameter_row& row) const { return weights() + row.offset; }
+  /// Calls use(const element_type*) with the stored (perhaps 16-bit) values of a tensor.
+  template <class Use>
+  void read_stored(const parameter_row& row, const Use& use) const {
+    read_on_host(static_cast<const element_type*>(weights()) + row.offset, row.count(), use);
+  }
   /// The gradient of a tensor after the last micro-batches, unscaled. to: [row.count()].
   void read_gradient(const parameter_row& row, float* to) const {
     require(options_.trains, "trainer: built for evaluation only (trainer_options::trains is false)");
-    const auto factor = static_cast<float>(1.0 / gradient_scale_);
+    const auto factor = static_cast<float>(1.0 / read_step_state().loss_scale);
     visit(plan_.gradient_type, [&](auto zero) {
       using stored_type = decltype(zero);
-      const auto* from = arena_.template at<const stored_type>(plan_.gradients) + row.offset;
-      for (index_t i = 0; i < row.count(); ++i) to[i] = static_cast<float>(from[i]) * factor;
+      read_on_host(arena_.template at<const stored_type>(plan_.gradients) + row.offset, row.count(),
+                   [&](const stored_type* from) {
+                     for (index_t i = 0; i < row.count(); ++i) to[i] = static_cast<float>(from[i]) * factor;
+                   });
     });
   }
 
-  /// Forward and backward of one micro-batch; returns its loss (mean over its labels that count).
-  /// `loss_divisor`: the micro-batches whose losses are averaged, usually options.gradient_accumulation.
-  double train_micro_batch(const batch_view& batch, index_t loss_divisor) {
+  /// Submits forward and backward of one micro-batch. `loss_divisor`: the micro-batches whose losses are
+  /// averaged, usually options.gradient_accumulation. The batch may change when the call returns.
+  void submit_micro_batch(const batch_view& batch, index_t loss_divisor) {
     require(options_.trains, "trainer: built for evaluation only (trainer_options::trains is false)");
-    require(micro_batches_ < options_.gradient_accumulation,
+    require(submitted_micro_batches_ < options_.gradient_accumulation,
             "trainer: more micro-batches than trainer_options::gradient_accumulation; call update()");
     require(loss_divisor > 0, "trainer: the loss is divided by the number of micro-batches, at least 1");
     const index_t labels = check_batch(batch, largest_, shape_.vocab_size);
-    sink_.begin_micro_batch(micro_batches_ > 0);
-    gradient_scale_ = loss_scale();
-    nn::loss_options loss;
-    loss.label_smoothing = options_.label_smoothing;
-    loss.gradient_scale =
-        labels == 0 ? 0.0 : gradient_scale_ / static_cast<double>(labels) / static_cast<double>(loss_divisor);
-    const dropout_state dropout{options_.dropout_rate, options_.seed, &micro_step_};
-    const loss_sums sums =
-        model_.forward_backward(execution_, source_, sink_, batch, dropout, loss, activations_);
-    ++micro_batches_;
-    ++micro_step_;
-    return sums.mean(options_.label_smoothing, shape_.vocab_size);
+    const batch_view staged = staging_.stage(device_.main(), batch);
+    operations::begin_micro_batch(device_.main(), settings_, state(), labels, loss_divisor);
+    const bool accumulates = submitted_micro_batches_ > 0;
+    device_.replay(accumulates ? step_kind::train_accumulating : step_kind::train, staged, [&] {
+      sink_.begin_micro_batch(accumulates);
+      const dropout_state dropout{options_.dropout_rate, options_.seed, &state()->micro_step};
+      model_.forward_backward(device_.main(), source_, sink_, staged, dropout, loss_options_of(),
+                              activations_);
+      operations::finish_micro_batch(device_.main(), state(), losses());
+    });
+    ++submitted_micro_batches_;
+  }
+  /// The same, and waits for its loss (mean over its labels that count).
+  double train_micro_batch(const batch_view& batch, index_t loss_divisor) {
+    submit_micro_batch(batch, loss_divisor);
+    double loss = 0.0;
+    read_on_host(losses() + submitted_micro_batches_ - 1, 1,
+                 [&](const loss_sums* sums) { loss = mean(*sums); });
+    return loss;
   }
   double train_micro_batch(const batch_view& batch) {
     return train_micro_batch(batch, options_.gradient_accumulation);
   }
 
-  /// Clips, steps the optimizer, publishes the weights; the next micro-batch starts new gradients. Throws
-  /// numeric_error if fp16's loss scale cannot be lowered any further.
-  update_result update(double learning_rate) {
-    require(micro_batches_ > 0, "trainer: update() needs at least one micro-batch");
-    micro_batches_ = 0;
-    const double scale = gradient_scale_;
-    const double squares =
-        operations::sum_of_squares(execution_, gradients(), plan_.gradient_type, parameter_count(shape_));
+  /// Submits the update: clips, steps the optimizer, publishes the weights; the next micro-batch starts new
+  /// gradients. Returns its number, from 0 on. At most updates_in_flight results may be outstanding.
+  index_t submit_update(const learning_rate_function& learning_rate) {
+    require(submitted_micro_batches_ > 0, "trainer: an update needs at least one micro-batch");
+    require(submitted_updates_ - read_updates_ < updates_in_flight,
+            "trainer: as many updates as may be are in flight; read a result first");
+    update_rates rates;
+    rates.first_applied = known_applied_;
+    for (index_t i = 0; i <= submitted_updates_ - read_updates_; ++i)
+      rates.rates[i] = learning_rate(known_applied_ + i);
+    execution& main = device_.main();
+    operations::sum_of_squares(main, gradients(), plan_.gradient_type, parameter_count(shape_),
+                               &state()->squares);
+    const index_t slot = submitted_updates_ % updates_in_flight;
+    operations::finish_update(main, settings_, rates, state(), losses(), submitted_micro_batches_,
+                              outcome(slot), outcome_losses(slot));
+    if (settings_.optimizer == optimizer_kind::adamw)
+      operations::adamw(main, &state()->adamw, decay_boundaries_, wide_weights(), first_moments(),
+                        second_moments(), gradients(), plan_.gradient_type, published(0),
+                        parameter_count(shape_));
+    else
+      step_adafactor();
+    device_.mark(slot);
+    in_flight_[static_cast<std::size_t>(slot)] = {submitted_micro_batches_, rates};
+    submitted_micro_batches_ = 0;
+    return submitted_updates_++;
+  }
+  /// Waits for the oldest update whose result was not read. Throws numeric_error if fp16's loss scale cannot
+  /// be lowered any further.
+  update_result next_result() {
+    require(read_updates_ < submitted_updates_, "trainer: no update is in flight");
+    const index_t slot = read_updates_ % updates_in_flight;
+    device_.wait_for(slot);
+    ++read_updates_;
+    const update_outcome& done = *outcome(slot);
+    const auto& [micro_batches, rates] = in_flight_[static_cast<std::size_t>(slot)];
+    if (done.scale_exhausted) throw_scale_exhausted();
     update_result result;
-    result.grad_norm = std::sqrt(squares) / scale;
-    result.skipped = Run::precision::has_master_weights && !std::isfinite(squares);
-    if constexpr (Run::precision::needs_loss_scale) scaler_.update(result.skipped);
-    if (result.skipped) return result;
-    ++applied_updates_;
-    const double multiplier = clip_factor(result.grad_norm, options_.max_grad_norm) / scale;
-    std::visit([&](const auto& options) { step(options, learning_rate, multiplier); }, options_.optimizer);
+    result.grad_norm = done.grad_norm;
+    result.loss_scale = known_scale_ = done.loss_scale;
+    result.learning_rate = rates.rates[known_applied_ - rates.first_applied];
+    result.skipped = done.skipped;
+    result.applied_updates = known_applied_ = done.applied_updates;
+    for (index_t i = 0; i < micro_batches; ++i)
+      result_losses_[static_cast<std::size_t>(i)] = mean(outcome_losses(slot)[i]);
+    result.losses = std::span(result_losses_).first(static_cast<std::size_t>(micro_batches));
     return result;
+  }
+  /// Updates submitted whose result was not read.
+  [[nodiscard]] index_t outstanding() const { return submitted_updates_ - read_updates_; }
+  static constexpr index_t updates_in_flight = backend::updates_in_flight;
+  static_assert(updates_in_flight >= 1 && updates_in_flight <= max_updates_in_flight);
+
+  /// Submits an update and waits for what it did.
+  update_result update(double learning_rate) {
+    submit_update([&](index_t) { return learning_rate; });
+    return next_result();
   }
 
   /// Loss of a batch without dropout or gradients (mean over its labels that count).
   double evaluate(const batch_view& batch) {
     check_batch(batch, largest_evaluation_, shape_.vocab_size);
-    nn::loss_options loss;
-    loss.label_smoothing = options_.label_smoothing;
-    return model_.forward(execution_, source_, batch, dropout_state{}, loss, evaluation_activations_)
-        .mean(options_.label_smoothing, shape_.vocab_size);
+    evaluated_ = staging_.stage(device_.main(), batch);
+    device_.replay(step_kind::evaluate, evaluated_, [&] {
+      model_.forward(device_.main(), source_, evaluated_, dropout_state{}, loss_options_of(),
+                     evaluation_activations_);
+    });
+    return mean(read_step_state().sums);
   }
 
   /// Generates for the sources of a batch; its targets are not read. The result is read from the generator
@@ -262,24 +385,44 @@ class trainer {
                                                              const generation_options& options) {
     require(generator_.has_value(), "trainer: generate() needs trainer_options::generation");
     check_sources(batch, largest_evaluation_, shape_.vocab_size);
-    generator_->generate(execution_, model_, source_, batch, options);
+    generator_->generate(device_, model_, source_, batch, staging_.stage(device_.main(), sources_of(batch)),
+                         options);
     return *generator_;
   }
 
-  /// After `evaluate`: the encoder's output [source tokens, d_model].
-  [[nodiscard]] matrix_view<const element_type> encoder_output(index_t tokens) const {
-    return evaluation_activations_.encoder_output(tokens);
+  /// After `evaluate`: the encoder's output [source tokens, d_model], row-major.
+  [[nodiscard]] std::vector<element_type> encoder_output(index_t tokens) const {
+    std::vector<element_type> result;
+    read_on_host(static_cast<const element_type*>(evaluation_activations_.encoder_output(tokens).data),
+                 tokens * shape_.d_model,
+                 [&](const element_type* from) { result.assign(from, from + tokens * shape_.d_model); });
+    return result;
   }
-  /// After `evaluate`: calls use(first target token, logits [chunk, vocab_size]).
-  template <class Use>
-  void logits(index_t target_tokens, const Use& use) {
-    model_.logits(execution_, source_, target_tokens, evaluation_activations_, use);
+  /// After `evaluate`: its logits [target tokens, vocab_size], row-major.
+  [[nodiscard]] std::vector<float> logits(index_t target_tokens) {
+    std::vector<float> result;
+    model_.logits(device_.main(), source_, target_tokens, evaluation_activations_,
+                  [&](index_t, matrix_view<float> chunk) {
+                    read_on_host(static_cast<const float*>(chunk.data), chunk.size(), [&](const float* from) {
+                      result.insert(result.end(), from, from + chunk.size());
+                    });
+                  });
+    return result;
   }
 
  private:
-  struct decay_range {
-    parameter_range range;
-    bool decays = true;
+  using execution = typename backend::execution;
+
+  /// A batch without its targets.
+  static batch_view sources_of(batch_view batch) {
+    batch.target = {};
+    batch.decoder_ids = batch.labels = nullptr;
+    return batch;
+  }
+
+  struct submitted_update {
+    index_t micro_batches = 0;
+    update_rates rates;
   };
 
   [[nodiscard]] element_type* weights() const { return arena_.template at<element_type>(plan_.weights); }
@@ -303,49 +446,78 @@ class trainer {
     return gradients() + first * byte_size(plan_.gradient_type);
   }
 
-  void step(const adamw_options& options, double learning_rate, double grad_multiplier) {
-    adamw_params params = adamw_update(options, learning_rate, applied_updates_, grad_multiplier);
-    const float decay = params.weight_decay;
-    for (const decay_range& range : decay_ranges_) {
-      const auto [first, count] = range.range;
-      params.weight_decay = range.decays ? decay : 0.0F;
-      operations::adamw(execution_, params, wide_weights() + first, first_moments() + first,
-                        second_moments() + first, gradients(first), plan_.gradient_type, published(first),
-                        count);
-    }
-  }
-  void step(const adafactor_options& options, double learning_rate, double grad_multiplier) {
-    adafactor_params params = adafactor_update(options, learning_rate, applied_updates_, grad_multiplier);
-    const float decay = params.weight_decay;
+  void step_adafactor() {
     for_each_factored_moment(shape_, [&](const parameter_row& row, factored_moment at) {
-      params.weight_decay = decays(row, options.decay_scope) ? decay : 0.0F;
-      operations::adafactor(execution_, params, row.is_vector(), row.rows, row.cols,
-                            wide_weights() + row.offset, second_moments() + at.rows,
-                            second_moments() + at.columns, gradients(row.offset), plan_.gradient_type,
-                            published(row.offset));
+      operations::adafactor(device_.main(), &state()->adafactor, decays(row, settings_.adafactor.decay_scope),
+                            row.is_vector(), row.rows, row.cols, wide_weights() + row.offset,
+                            second_moments() + at.rows, second_moments() + at.columns, gradients(row.offset),
+                            plan_.gradient_type, published(row.offset));
     });
+  }
+
+  static_assert(sizeof(step_state) <= step_state_bytes && sizeof(loss_sums) == loss_sums_bytes &&
+                sizeof(update_outcome) <= update_outcome_bytes);
+  [[nodiscard]] step_state* state() const { return arena_.template at<step_state>(plan_.step); }
+  [[nodiscard]] loss_sums* losses() const { return arena_.template at<loss_sums>(plan_.losses); }
+  [[nodiscard]] update_outcome* outcome(index_t slot) const {
+    return reinterpret_cast<update_outcome*>(host_arena_.template at<std::byte>(plan_.outcomes) +
+                                             slot *
+                                                 memory_plan::outcome_bytes(options_.gradient_accumulation));
+  }
+  [[nodiscard]] loss_sums* outcome_losses(index_t slot) const {
+    return reinterpret_cast<loss_sums*>(reinterpret_cast<std::byte*>(outcome(slot)) + update_outcome_bytes);
+  }
+  [[nodiscard]] step_state read_step_state() const {
+    step_state result;
+    read_on_host(state(), 1, [&](const step_state* from) { result = *from; });
+    return result;
+  }
+  void write_step_state(const step_state& from) {
+    write_from_host(state(), 1, [&](step_state* to) { *to = from; });
+  }
+  [[nodiscard]] nn::loss_options loss_options_of() const {
+    return {.label_smoothing = options_.label_smoothing,
+            .gradient_scale = &state()->loss_multiplier,
+            .sums = &state()->sums};
+  }
+  [[nodiscard]] double mean(const loss_sums& sums) const {
+    return sums.mean(options_.label_smoothing, shape_.vocab_size);
+  }
+  static update_settings settings_of(const trainer_options& options) {
+    update_settings settings;
+    settings.optimizer = kind_of(options.optimizer);
+    if (const auto* adamw = std::get_if<adamw_options>(&options.optimizer)) settings.adamw = *adamw;
+    if (const auto* adafactor = std::get_if<adafactor_options>(&options.optimizer))
+      settings.adafactor = *adafactor;
+    settings.max_grad_norm = options.max_grad_norm;
+    settings.scaler = options.scaler;
+    settings.scales_loss = Run::precision::needs_loss_scale;
+    settings.skips_overflow = Run::precision::has_master_weights;
+    return settings;
   }
 
   void publish_weights() {
     if constexpr (Run::precision::has_master_weights) {
-      operations::convert(execution_, wide_weights(), weights(), dtype_of<element_type>,
+      operations::convert(device_.main(), wide_weights(), weights(), dtype_of<element_type>,
                           parameter_count(shape_));
     }
   }
 
-  /// For AdamW: neighbours that decay alike are one range; fewer, longer passes.
-  void find_decay_ranges() {
-    const auto* options = std::get_if<adamw_options>(&options_.optimizer);
-    if (options == nullptr) return;
+  /// For AdamW: the elements at which weight decay begins and ends.
+  void find_decay_boundaries() {
+    if (!options_.trains || settings_.optimizer != optimizer_kind::adamw ||
+        settings_.adamw.weight_decay == 0.0)
+      return;
+    std::vector<index_t> boundaries;
     for (const parameter_row& row : table_) {
-      const bool decaying = decays(row, options->decay_scope);
-      if (!decay_ranges_.empty() &&
-          (decay_ranges_.back().decays == decaying || options->weight_decay == 0.0)) {
-        decay_ranges_.back().range.count += row.count();
-      } else {
-        decay_ranges_.push_back({row.range(), decaying});
-      }
+      const bool was_decaying = boundaries.size() % 2 == 1;
+      if (decays(row, settings_.adamw.decay_scope) != was_decaying) boundaries.push_back(row.offset);
     }
+    index_t* const to = arena_.template at<index_t>(plan_.decay_boundaries);
+    const auto count = static_cast<index_t>(boundaries.size());
+    write_from_host(to, count,
+                    [&](index_t* values) { std::copy(boundaries.begin(), boundaries.end(), values); });
+    decay_boundaries_ = {to, count};
   }
 
   static const model_shape& checked(const model_shape& shape) {
@@ -367,22 +539,28 @@ class trainer {
   batch_shape largest_;
   batch_shape largest_evaluation_;
   memory_plan plan_;
+  mutable typename backend::device device_;  ///< waiting for it changes nothing that a caller sees
   arena<typename backend::memory> arena_;
-  typename backend::device device_;
-  typename backend::execution execution_;
+  arena<typename backend::host_memory> host_arena_;
+  typename backend::batch_staging staging_;
   model::t5<typename Run::sublayers, element_type> model_;
   typename sharding::parameter_source source_;
   typename sharding::gradient_sink sink_;
   model::activations<element_type> activations_;
   model::activations<element_type> evaluation_activations_;
   std::optional<model::generator<operations, element_type>> generator_;
-  loss_scaler scaler_;
+  update_settings settings_;
   std::vector<parameter_row> table_;
-  std::vector<decay_range> decay_ranges_;
-  double gradient_scale_ = 1.0;  ///< loss scale that the gradients at hand carry
-  index_t micro_batches_ = 0;    ///< of the update at hand
-  std::uint32_t micro_step_ = 0;
-  index_t applied_updates_ = 0;
+  vector_view<const index_t> decay_boundaries_;  ///< in the backend's memory
+  batch_view evaluated_;                         ///< the last evaluation's batch
+  index_t submitted_micro_batches_ = 0;          ///< of the update at hand
+  index_t submitted_updates_ = 0;
+  index_t read_updates_ = 0;
+  std::array<submitted_update, static_cast<std::size_t>(updates_in_flight)> in_flight_;
+  std::vector<double> result_losses_;  ///< [gradient_accumulation]
+  // As of the last result that was read.
+  index_t known_applied_ = 0;
+  double known_scale_ = options_.scaler.initial_scale;
 };
 
 }  // namespace t5zero

@@ -157,16 +157,19 @@ void add_training_state(atomic_save& save, const trainer<Run>& trained, bool wei
                         const loop_state& state, const data_fingerprint& data) {
   std::vector<tensor_to_save> tensors;
   nlohmann::json checksums = nlohmann::json::object();
-  trained.for_each_state(
-      [&](std::string_view kind, const parameter_row& row, const float* values, index_t count) {
-        tensor_to_save tensor;
-        tensor.name = detail::slice_name(kind, row, 0);
-        checksums[tensor.name] = checksum(values, count * 4);
-        if (kind == "weights" && weights_are_in_model) return;
-        tensor.shape = {count};
-        tensor.write = [values, count](atomic_save& to) { to.write(values, count * 4); };
-        tensors.push_back(std::move(tensor));
-      });
+  trained.for_each_state([&](std::string_view kind, const parameter_row& row, const float* values,
+                             index_t count) {
+    tensor_to_save tensor;
+    tensor.name = detail::slice_name(kind, row, 0);
+    trained.read_on_host(
+        values, count, [&](const float* on_host) { checksums[tensor.name] = checksum(on_host, count * 4); });
+    if (kind == "weights" && weights_are_in_model) return;
+    tensor.shape = {count};
+    tensor.write = [&trained, values, count](atomic_save& to) {
+      trained.read_on_host(values, count, [&](const float* on_host) { to.write(on_host, count * 4); });
+    };
+    tensors.push_back(std::move(tensor));
+  });
   detail::write_safetensors(save, detail::state_file, tensors);
   const model_shape& shape = trained.shape();
   const trainer_counters counters = trained.counters();
@@ -316,11 +319,14 @@ class training_checkpoint {
     const detail::manifest_reader checksums = manifest_.at("checksums");
     trained.for_each_state(
         [&](std::string_view kind, const parameter_row& row, float* values, index_t count) {
-          find(kind, row, count).read(values);
+          const stored_tensor& tensor = find(kind, row, count);
           const std::string name = detail::slice_name(kind, row, 0);
-          if (checksum(values, count * 4) == checksums.unsigned_integer(name.c_str())) return;
-          throw input_error(directory_.string() + ": " + name +
-                            " is not what was written (its checksum differs); the checkpoint is damaged");
+          trained.write_from_host(values, count, [&](float* on_host) {
+            tensor.read(on_host);
+            if (checksum(on_host, count * 4) == checksums.unsigned_integer(name.c_str())) return;
+            throw input_error(directory_.string() + ": " + name +
+                              " is not what was written (its checksum differs); the checkpoint is damaged");
+          });
         });
     trained.restored(restored);
   }

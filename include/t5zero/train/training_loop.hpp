@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -90,6 +91,7 @@ class training_loop {
     const clock::time_point start = clock::now();
     loop_result result;
     const index_t first_step = state.global_step;
+    last_result_ = start;
     bar.advance(state.global_step);
     if (options_.evaluates_on_start && state.global_step == 0) events_.evaluate(state, bar);
     while (state.global_step < steps_.max_steps && result.stopped_by == 0) {
@@ -125,13 +127,11 @@ class training_loop {
                                 options_.order_seed, epoch);
   }
 
-  /// The micro-batches of one update, and the update.
+  /// Submits the micro-batches of one update, and the update; reads results that are not the latest.
   void update(loop_state& state, const std::vector<index_t>& order, progress_bar& bar) {
-    const clock::time_point start = clock::now();
     // The short group at the end of an epoch is a mean over its own micro-batches (transformers 4.55).
     const index_t group = std::min(options_.gradient_accumulation, steps_.batches_per_epoch - state.batch);
-    double update_loss = 0.0;
-    update_record record;
+    submitted_update submitted;
     for (index_t in_update = 0; in_update < group; ++in_update, ++state.batch) {
       const index_t first = state.batch * options_.batch_size;
       const index_t count = std::min(options_.batch_size, data_->size() - first);
@@ -140,38 +140,60 @@ class training_loop {
                   static_cast<std::uint32_t>(in_update * options_.batch_size),
                   options_.decoder_start_token_id, options_.padding);
       const batch_view view = batch_.view();
-      double loss = trainer_->train_micro_batch(view, group) / static_cast<double>(group);
-      if (!std::isfinite(loss) && options_.replaces_nan_in_logs) {
-        loss = (state.window_loss + update_loss) / static_cast<double>(1 + state.window_updates);
-      }
-      update_loss += loss;
-      record.tokens += view.source.tokens + view.target.tokens;
+      trainer_->submit_micro_batch(view, group);
+      submitted.tokens += view.source.tokens + view.target.tokens;
       state.total_flos +=
           6.0 * static_cast<double>(padded_source_length(view.source.max_length) * view.source.batch) *
           static_cast<double>(matmul_parameters_);
     }
-    record.learning_rate = events_.learning_rate(trainer_->applied_updates());
-    last_ = trainer_->update(record.learning_rate);
+    trainer_->submit_update(events_.learning_rate);
     ++state.global_step;
     state.epochs_done = static_cast<double>(state.epoch) +
                         static_cast<double>(state.batch) / static_cast<double>(steps_.batches_per_epoch);
+    submitted.step = state.global_step;
+    in_flight_[static_cast<std::size_t>(submitted.step % trainer<Run>::updates_in_flight)] = submitted;
+    while (trainer_->outstanding() >= trainer<Run>::updates_in_flight) read_result(state, bar);
+  }
+
+  /// Waits for the results of all updates that were submitted: the state is then whole.
+  void read_results(loop_state& state, progress_bar& bar) {
+    while (trainer_->outstanding() > 0) read_result(state, bar);
+  }
+  void read_result(loop_state& state, progress_bar& bar) {
+    const index_t step = state.global_step - trainer_->outstanding() + 1;
+    const submitted_update& submitted =
+        in_flight_[static_cast<std::size_t>(step % trainer<Run>::updates_in_flight)];
+    last_ = trainer_->next_result();
+    const auto group = static_cast<double>(last_.losses.size());
+    double update_loss = 0.0;
+    for (double loss : last_.losses) {
+      loss /= group;
+      if (!std::isfinite(loss) && options_.replaces_nan_in_logs) {
+        loss = (state.window_loss + update_loss) / static_cast<double>(1 + state.window_updates);
+      }
+      update_loss += loss;
+    }
     state.total_loss += update_loss;
     state.window_loss += update_loss;
     ++state.window_updates;
-    record.step = state.global_step;
+    const clock::time_point now = clock::now();
+    update_record record;
+    record.step = submitted.step;
     record.loss = update_loss;
     record.grad_norm = last_.grad_norm;
-    record.loss_scale = trainer_->loss_scale();
+    record.learning_rate = last_.learning_rate;
+    record.loss_scale = last_.loss_scale;
+    record.tokens = submitted.tokens;
+    record.seconds = std::chrono::duration<double>(now - last_result_).count();
     record.skipped = last_.skipped;
-    record.seconds = seconds_since(start);
+    last_result_ = now;
     state.history.updates.push_back(record);
     bar.advance();
     if (last_.skipped) {
-      bar.print_above(
-          Run::precision::needs_loss_scale
-              ? "OVERFLOW! Skipping step. The loss scale is now " + python_repr(trainer_->loss_scale())
-              : std::string("The gradients are not finite: skipping step"),
-          std::cerr);
+      bar.print_above(Run::precision::needs_loss_scale
+                          ? "OVERFLOW! Skipping step. The loss scale is now " + python_repr(last_.loss_scale)
+                          : std::string("The gradients are not finite: skipping step"),
+                      std::cerr);
     }
   }
 
@@ -185,21 +207,32 @@ class training_loop {
       return (strategy == interval_strategy::steps && step % every == 0) ||
              (strategy == interval_strategy::epoch && ends_epoch);
     };
-    if (is_due(options_.logging, options_.log_every) ||
-        (options_.logging == interval_strategy::steps && step == 1 && options_.logs_first_step)) {
-      log(state, bar);
-    }
-    bool is_best = false;
     const double waited =
         options_.evaluating == interval_strategy::epoch ? state.epochs_done : static_cast<double>(step);
-    if (is_due(options_.evaluating, options_.evaluate_every) && waited >= options_.evaluation_delay) {
-      is_best = events_.evaluate(state, bar);
+    const bool logs = is_due(options_.logging, options_.log_every) ||
+                      (options_.logging == interval_strategy::steps && step == 1 && options_.logs_first_step);
+    const bool evaluates =
+        is_due(options_.evaluating, options_.evaluate_every) && waited >= options_.evaluation_delay;
+    bool saves = is_due(options_.saving, options_.save_every) ||
+                 (options_.saving == interval_strategy::steps && is_last);
+    // Any other step leaves its result to a later one: nothing waits for the device.
+    if (logs || evaluates || saves || is_last || stop_signal::number() != 0) read_results(state, bar);
+    if (logs) log(state, bar);
+    if (evaluates) {
+      const bool is_best = events_.evaluate(state, bar);
+      saves = saves || (options_.saving == interval_strategy::best && is_best);
     }
+<<<<<<< HEAD
     const bool saves = is_due(options_.saving, options_.save_every) ||
                        (options_.saving == interval_strategy::steps && is_last) ||
                        (options_.saving == interval_strategy::best && is_best);
     const int signal = is_last ? 0 : stop_signal::number();
     if (saves || signal != 0) events_.save(state, signal != 0 ? save_reason::stopping : save_reason::due);
+=======
+    const int signal = stop_signal::number();
+    if (signal != 0) read_results(state, bar);  // it came in between
+    if (saves || signal != 0) events_.save(state);
+>>>>>>> main
     return signal;
   }
 
@@ -225,6 +258,11 @@ class training_loop {
     return options_.rounds_sources_to_8 ? round_up(longest, 8) : longest;
   }
 
+  struct submitted_update {
+    index_t step = 0;
+    index_t tokens = 0;  ///< source and target tokens, without padding
+  };
+
   trainer<Run>* trainer_;
   const tokenized_dataset* data_;
   step_arithmetic steps_;
@@ -232,7 +270,9 @@ class training_loop {
   loop_events events_;
   micro_batch batch_;
   index_t matmul_parameters_ = 0;
+  std::array<submitted_update, static_cast<std::size_t>(trainer<Run>::updates_in_flight)> in_flight_;
   update_result last_;
+  clock::time_point last_result_;  ///< when it was read
 };
 
 }  // namespace t5zero

@@ -22,10 +22,13 @@ class local_gradients {
  public:
   /// Rounds `count` fp32 sums to `type`: the backend's conversion.
   using rounding = std::function<void(const float* from, void* to, dtype type, index_t count)>;
+  /// Fills `count` fp32 sums with zeros, on the backend.
+  using zeroing = std::function<void(float* sums, index_t count)>;
 
   /// data: [parameter_count] elements of `type`; sums: as plan_memory planned, unused if type is fp32.
-  local_gradients(const model_shape& shape, std::byte* data, dtype type, float* sums, rounding round)
-      : data_(data), type_(type), round_(std::move(round)) {
+  local_gradients(const model_shape& shape, std::byte* data, dtype type, float* sums, rounding round,
+                  zeroing zero)
+      : data_(data), type_(type), round_(std::move(round)), zero_(std::move(zero)) {
     for_each_gradient_sum(shape, [&](const parameter_row& row, index_t first) {
       shared_.push_back({row.range(), type == dtype::f32 ? nullptr : sums + first, false});
     });
@@ -34,7 +37,7 @@ class local_gradients {
   /// Before the first (accumulates == false) or a later micro-batch of an update.
   void begin_micro_batch(bool accumulates) {
     require(!accumulates || type_ == dtype::f32,
-            "local_gradients: micro-batches accumulate in fp32; plan with accumulates_micro_batches");
+            "local_gradients: micro-batches accumulate in fp32; plan for several micro_batches");
     accumulates_ = accumulates;
     for (shared_gradient& shared : shared_) shared.contributed = false;
   }
@@ -55,7 +58,7 @@ class local_gradients {
     require(shared != nullptr && rows * cols == range.count,
             "local_gradients: only gradients that are sums have an accumulator");
     float* sum = sum_of(*shared);
-    if (!std::exchange(shared->contributed, true) && !accumulates_) std::fill_n(sum, range.count, 0.0F);
+    if (!std::exchange(shared->contributed, true) && !accumulates_) zero_(sum, range.count);
     return {sum, rows, cols};
   }
 
@@ -85,6 +88,7 @@ class local_gradients {
   std::byte* data_;
   dtype type_;
   rounding round_;
+  zeroing zero_;
   bool accumulates_ = false;
   std::vector<shared_gradient> shared_;
 };

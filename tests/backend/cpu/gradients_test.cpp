@@ -326,10 +326,11 @@ TEST_CASE("cross entropy with ignored labels, all of a tail, and label smoothing
   machine m;
   auto logits = x;
   std::vector<double> row_loss(static_cast<std::size_t>(rows) * 2);
-  ops::cross_entropy_backward(m.stream, {logits.data(), rows, vocabulary}, labels.data(), smoothing, 0.5F,
-                              {logits.data(), rows, vocabulary}, {row_loss.data(), rows, 2});
-  const loss_sums sums =
-      ops::sum_rows(matrix_view<const double>(row_loss.data(), rows, 2), labels.data());
+  const float scale = 0.25F;
+  ops::cross_entropy_backward(m.stream, {logits.data(), rows, vocabulary}, labels.data(), smoothing, &scale,
+                              2.0F, {logits.data(), rows, vocabulary}, {row_loss.data(), rows, 2});
+  loss_sums sums;
+  ops::sum_losses(m.stream, matrix_view<const double>(row_loss.data(), rows, 2), labels.data(), &sums);
   CHECK(sums.labels == 3);
   CHECK(std::abs(sums.mean(smoothing, vocabulary) * 3.0 / loss(widen(x)) - 1.0) < 1e-6);
   auto expected = central_differences(widen(x), loss);
@@ -360,8 +361,9 @@ TEST_CASE("AdamW follows its definition") {
   p.bias_correction2_sqrt = static_cast<float>(std::sqrt(0.003));
   p.grad_multiplier = 0.25F;
   machine machine;
-  ops::adamw(machine.stream, p, w.data(), m1.data(), m2.data(), reinterpret_cast<const std::byte*>(g.data()),
-             dtype::f32, nullptr, n);
+  const index_t decays_from[1] = {0};
+  ops::adamw(machine.stream, &p, {decays_from, 1}, w.data(), m1.data(), m2.data(),
+             reinterpret_cast<const std::byte*>(g.data()), dtype::f32, nullptr, n);
   CHECK(distance(w, expected) < forward_bound);
 }
 

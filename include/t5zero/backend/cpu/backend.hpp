@@ -16,6 +16,7 @@
 #include <t5zero/backend/cpu/thread_pool.hpp>
 #include <t5zero/nn/composed_sublayers.hpp>
 #include <t5zero/plan/parameter_table.hpp>
+#include <t5zero/tensor/batch_view.hpp>
 
 namespace t5zero::cpu {
 
@@ -24,6 +25,7 @@ struct backend {
   static constexpr std::string_view name = "cpu";
   using execution = cpu::execution;
   using memory = cpu::memory;
+  using host_memory = cpu::memory;  ///< that the device copies from and to
 
   /// Storage in fp32, fp16 or bf16; tf32 is a property of tensor cores.
   template <precision_policy Precision>
@@ -36,17 +38,44 @@ struct backend {
   template <precision_policy Precision>
   using sublayers = nn::composed_sublayers<operations<Precision>, typename Precision::param_type>;
 
-  /// The threads of one rank.
+  /// Is there a device to run on?
+  [[nodiscard]] static bool is_available() { return true; }
+  /// The threads of one rank. What is submitted is done when the call returns.
   class device {
    public:
-    explicit device(int threads) : threads_(threads) {}
-    [[nodiscard]] cpu::execution execution(std::byte* workspace, index_t workspace_bytes) {
-      return {threads_, workspace, workspace_bytes};
+    explicit device(const device_options& options)
+        : threads_(options.threads), execution_(threads_, nullptr, 0) {}
+    [[nodiscard]] cpu::execution& main() { return execution_; }
+    /// From the arena, as long as the plan said.
+    void set_workspace(std::byte* workspace, index_t bytes) { execution_ = {threads_, workspace, bytes}; }
+    /// Does what a step of this kind and shape submits.
+    template <class Submit>
+    void replay(step_kind /*kind*/, const batch_view& /*batch*/, const Submit& submit) {
+      submit();
     }
+    void wait() {}
+    void mark(index_t /*slot*/) {}
+    void wait_for(index_t /*slot*/) {}
 
    private:
     thread_pool threads_;
+    cpu::execution execution_;
   };
+
+  /// Batches are used where they are.
+  class batch_staging {
+   public:
+    batch_staging(std::byte* /*device*/, std::byte* /*host*/, const batch_shape& /*largest*/) {}
+    [[nodiscard]] batch_view stage(execution& /*e*/, const batch_view& batch) { return batch; }
+    [[nodiscard]] static constexpr index_t device_bytes(const batch_shape& /*largest*/) { return 0; }
+    [[nodiscard]] static constexpr index_t host_bytes(const batch_shape& /*largest*/) { return 0; }
+  };
+  /// No batch is padded.
+  [[nodiscard]] static constexpr batch_shape padded(const batch_shape& batch) { return batch; }
+  /// Nothing runs beside anything else.
+  static constexpr index_t scratch_sets = 1;
+  /// Updates whose results may be outstanding.
+  static constexpr index_t updates_in_flight = 1;
 
   /// Cores that this process may use: what its affinity mask and its control group's quota allow.
   [[nodiscard]] static int default_threads() {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 
+#include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cpu/thread_pool.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
@@ -26,8 +27,9 @@ class execution {
     return workspace_;
   }
 
-  [[nodiscard]] execution& fork() { return *this; }
-  void join(execution& /*branch*/) {}
+  [[nodiscard]] execution& fork(branch_of /*branch*/) { return *this; }
+  void join(branch_of /*branch*/) {}
+  void join_branches() {}
 
  private:
   thread_pool* threads_;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <fstream>
 #include <string>
 
@@ -15,6 +16,14 @@ namespace t5zero::cpu {
 
 /// The memory space of an arena on the CPU. Pages are zero, and count as used when they are first written.
 struct memory {
+  static constexpr bool is_host = true;  ///< the program may read and write it directly
+  static void to_host(const void* from, void* to, index_t bytes) {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  }
+  static void from_host(const void* from, void* to, index_t bytes) {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  }
+
   static std::byte* allocate(index_t bytes) {
     if (bytes == 0) return nullptr;
     void* data = ::mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE,

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cpu/activation.hpp>
@@ -17,7 +18,6 @@
 #include <t5zero/backend/cpu/matmul.hpp>
 #include <t5zero/backend/cpu/rms_norm.hpp>
 #include <t5zero/backend/cpu/top_candidates.hpp>
-#include <t5zero/nn/head_and_loss.hpp>
 
 namespace t5zero::cpu {
 
@@ -125,19 +125,44 @@ struct operations {
     cpu::cross_entropy_forward(e, logits, labels, label_smoothing, row_loss);
   }
   static void cross_entropy_backward(execution& e, matrix_view<float> logits, const std::int32_t* labels,
-                                     float label_smoothing, float scale, matrix_view<T> grad_logits,
-                                     matrix_view<double> row_loss) {
-    cpu::cross_entropy_backward<T>(e, logits, labels, label_smoothing, scale, grad_logits, row_loss);
+                                     float label_smoothing, const float* scale, float factor,
+                                     matrix_view<T> grad_logits, matrix_view<double> row_loss) {
+    cpu::cross_entropy_backward<T>(e, logits, labels, label_smoothing, *scale * factor, grad_logits,
+                                   row_loss);
   }
-  /// Sums of the two columns of row_loss, and the labels that count.
-  static loss_sums sum_rows(matrix_view<const double> row_loss, const std::int32_t* labels) {
+  /// *result = sums of the two columns of row_loss, and the labels that count.
+  static void sum_losses(execution& /*e*/, matrix_view<const double> row_loss, const std::int32_t* labels,
+                         loss_sums* result) {
     loss_sums sums;
     for (index_t t = 0; t < row_loss.rows; ++t) {
       sums.negative_log_likelihood += row_loss(t, 0);
       sums.uniform += row_loss(t, 1);
       sums.labels += labels[t] >= 0 ? 1 : 0;
     }
-    return sums;
+    *result = sums;
+  }
+
+  // Between the program's memory and the backend's; the second waits.
+  static void from_host(execution& /*e*/, const void* from, void* to, index_t bytes) {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  }
+  static void to_host(execution& /*e*/, const void* from, void* to, index_t bytes) {
+    std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  }
+
+  static void begin_micro_batch(execution& /*e*/, const update_settings& settings, step_state* state,
+                                index_t labels, index_t loss_divisor) {
+    t5zero::begin_micro_batch(settings, *state, labels, loss_divisor);
+  }
+  static void finish_micro_batch(execution& /*e*/, step_state* state, loss_sums* losses) {
+    t5zero::finish_micro_batch(*state, losses);
+  }
+  /// outcome and outcome_losses ([count], copies of losses) are in the host's memory.
+  static void finish_update(execution& /*e*/, const update_settings& settings, const update_rates& rates,
+                            step_state* state, const loss_sums* losses, index_t count,
+                            update_outcome* outcome, loss_sums* outcome_losses) {
+    t5zero::finish_update(settings, rates, *state, *outcome);
+    std::copy_n(losses, count, outcome_losses);
   }
 
   static void initialize(execution& e, vector_view<float> values, double std, double factor,
@@ -155,23 +180,40 @@ struct operations {
       });
     });
   }
-  static double sum_of_squares(execution& e, const std::byte* gradients, dtype type, index_t count) {
-    return visit(type, [&](auto zero) {
+  /// *result = sum of squares of `count` gradients.
+  static void sum_of_squares(execution& e, const std::byte* gradients, dtype type, index_t count,
+                             double* result) {
+    *result = visit(type, [&](auto zero) {
       return cpu::sum_of_squares(e, reinterpret_cast<const decltype(zero)*>(gradients), count);
     });
   }
+  /// One update of `count` elements by *params (nothing where params->applies is false). decay_boundaries:
+  /// ascending elements, multiples of 8, at which weight decay begins, ends, begins, ... (none: nowhere).
   /// weights: 16-bit copies to write back, or null.
-  static void adamw(execution& e, const adamw_params& params, float* master, float* first, float* second,
-                    const std::byte* gradients, dtype type, T* weights, index_t count) {
+  static void adamw(execution& e, const adamw_params* params, vector_view<const index_t> decay_boundaries,
+                    float* master, float* first, float* second, const std::byte* gradients, dtype type,
+                    T* weights, index_t count) {
+    if (!params->applies) return;
     visit(type, [&](auto zero) {
-      cpu::adamw(e, params, master, first, second, reinterpret_cast<const decltype(zero)*>(gradients),
-                 weights, count);
+      const auto* gradient = reinterpret_cast<const decltype(zero)*>(gradients);
+      adamw_params range = *params;
+      index_t at = 0;
+      for (index_t i = 0; i <= decay_boundaries.size; ++i) {
+        const index_t end = i < decay_boundaries.size ? decay_boundaries[i] : count;
+        range.weight_decay = i % 2 == 1 ? params->weight_decay : 0.0F;
+        cpu::adamw(e, range, master + at, first + at, second + at, gradient + at,
+                   weights == nullptr ? nullptr : weights + at, end - at);
+        at = end;
+      }
     });
   }
-  /// Of one tensor; see cpu/adafactor.hpp.
-  static void adafactor(execution& e, const adafactor_params& params, bool is_vector, index_t rows,
-                        index_t cols, float* master, float* row_moments, float* column_moments,
+  /// Of one tensor; see cpu/adafactor.hpp. decays: does weight decay apply to it?
+  static void adafactor(execution& e, const adafactor_params* state_params, bool decays, bool is_vector,
+                        index_t rows, index_t cols, float* master, float* row_moments, float* column_moments,
                         const std::byte* gradients, dtype type, T* weights) {
+    if (!state_params->applies) return;
+    adafactor_params params = *state_params;
+    if (!decays) params.weight_decay = 0.0F;
     visit(type, [&](auto zero) {
       cpu::adafactor(e, params, is_vector, rows, cols, master, row_moments, column_moments,
                      reinterpret_cast<const decltype(zero)*>(gradients), weights);

@@ -36,7 +36,8 @@ inline constexpr index_t norm_rows_per_partial = 32;
   return ceil_div(tokens, detail::norm_rows_per_partial) * d_model * 4;
 }
 
-/// x [tokens, d_model], y the same shape, inverse_rms [tokens] = 1 / sqrt(mean(x^2) + epsilon).
+/// x [tokens, d_model], y the same shape, inverse_rms [tokens] = 1 / sqrt(mean(x^2) + epsilon), or empty:
+/// not kept.
 template <element T>
 void rms_norm_forward(execution& execution, matrix_view<const float> x, vector_view<const T> weight,
                       float epsilon, matrix_view<T> y, vector_view<float> inverse_rms) {
@@ -52,7 +53,7 @@ void rms_norm_forward(execution& execution, matrix_view<const float> x, vector_v
         },
         [&](index_t i) { return from[i] * from[i]; });
     const float r = 1.0F / std::sqrt(squares / static_cast<float>(d) + epsilon);
-    inverse_rms[t] = r;
+    if (inverse_rms.size > 0) inverse_rms[t] = r;
     index_t i = 0;
     for (; i + vector_width <= d; i += vector_width)
       store(to + i, load(from + i) * r * load(weight.data + i));

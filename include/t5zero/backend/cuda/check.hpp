@@ -28,7 +28,7 @@ inline void check(cudaError_t status, std::source_location where = std::source_l
 }
 inline void check(cublasStatus_t status, std::source_location where = std::source_location::current()) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  detail::fail("cuBLASLt", cublasGetStatusString(status), where);
+  detail::fail("cuBLASLt", cublasLtGetStatusString(status), where);
 }
 
 }  // namespace t5zero::cuda

@@ -4,10 +4,13 @@
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstddef>
 
+#include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/step_graphs.hpp>
 #include <t5zero/core/integers.hpp>
 
 namespace t5zero::cuda {
@@ -15,16 +18,17 @@ namespace t5zero::cuda {
 /// Owns the executions that work is submitted to.
 class device {
  public:
-  /// `ordinal`: as CUDA counts the visible devices. Throws device_error.
-  explicit device(int ordinal, bool allows_tf32 = false) {
-    check(cudaSetDevice(ordinal));
+  /// Throws device_error.
+  explicit device(const device_options& options) {
+    check(cudaSetDevice(options.ordinal));
     check(cublasLtCreate(&cublas_));
     for (execution& e : executions_) {
       check(cudaStreamCreateWithFlags(&e.stream_, cudaStreamNonBlocking));
       check(cudaEventCreateWithFlags(&e.event_, cudaEventDisableTiming));
       e.cublas_ = cublas_;
-      e.allows_tf32_ = allows_tf32;
+      e.allows_tf32_ = options.allows_tf32;
     }
+    for (cudaEvent_t& event : marks_) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
     for (std::size_t i = 1; i < stream_count; ++i) executions_[0].branches_[i - 1] = &executions_[i];
   }
   device(const device&) = delete;
@@ -34,6 +38,9 @@ class device {
       if (e.stream_ != nullptr) cudaStreamSynchronize(e.stream_);
       if (e.event_ != nullptr) cudaEventDestroy(e.event_);
       if (e.stream_ != nullptr) cudaStreamDestroy(e.stream_);
+    }
+    for (cudaEvent_t event : marks_) {
+      if (event != nullptr) cudaEventDestroy(event);
     }
     if (cublas_ != nullptr) cublasLtDestroy(cublas_);
   }
@@ -50,11 +57,23 @@ class device {
     }
   }
 
+  /// Submits what a step of this kind and padded shape submits; captured the first time, replayed from then
+  /// on.
+  template <class Submit>
+  void replay(step_kind kind, const batch_view& batch, const Submit& submit) {
+    graphs_.replay(main(), kind, batch, submit);
+  }
+
+  /// wait_for(slot) waits for what was submitted before the last mark(slot).
+  void mark(index_t slot) { check(cudaEventRecord(marks_[static_cast<std::size_t>(slot)], main().stream())); }
+  void wait_for(index_t slot) { check(cudaEventSynchronize(marks_[static_cast<std::size_t>(slot)])); }
   /// Waits until everything that was submitted is done.
   void wait() { check(cudaStreamSynchronize(executions_[0].stream_)); }
 
  private:
   cublasLtHandle_t cublas_ = nullptr;
+  std::array<cudaEvent_t, static_cast<std::size_t>(max_updates_in_flight)> marks_{};
+  step_graphs graphs_;
   execution executions_[stream_count];
 };
 

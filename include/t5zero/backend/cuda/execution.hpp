@@ -7,7 +7,9 @@
 
 #include <array>
 #include <cstddef>
+#include <utility>
 
+#include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
@@ -15,7 +17,7 @@
 namespace t5zero::cuda {
 
 /// Streams of one step: the main one and its branches.
-inline constexpr int stream_count = 3;
+inline constexpr int stream_count = 1 + branch_count;
 
 /// A stream of a GPU. Work submitted to one execution runs in order; a branch runs beside it until it is
 /// joined. All of it may be captured into a graph.
@@ -37,22 +39,27 @@ class execution {
   }
   [[nodiscard]] index_t workspace_bytes() const { return workspace_bytes_; }
 
-  /// A side stream that sees all work submitted here so far; another one at each call, in turn.
-  [[nodiscard]] execution& fork() {
-    execution& branch = *branches_[next_branch_];
-    next_branch_ = (next_branch_ + 1) % branches_.size();
-    branch.wait_for(*this);
-    return branch;
+  /// The side stream, which from now on sees all work submitted here so far.
+  [[nodiscard]] execution& fork(branch_of branch) {
+    execution& side = *branches_[static_cast<std::size_t>(branch)];
+    side.wait_for(*this);
+    side.is_ahead_ = true;
+    return side;
   }
   /// Work submitted here from now on sees all that the branch was given so far.
-  void join(execution& branch) { wait_for(branch); }
+  void join(branch_of branch) {
+    execution& side = *branches_[static_cast<std::size_t>(branch)];
+    if (std::exchange(side.is_ahead_, false)) wait_for(side);
+  }
+  void join_branches() {
+    for (int branch = 0; branch < branch_count; ++branch) join(static_cast<branch_of>(branch));
+  }
 
  private:
   friend class device;
   execution() = default;
 
   void wait_for(execution& other) {
-    if (&other == this) return;
     check(cudaEventRecord(other.event_, other.stream_));
     check(cudaStreamWaitEvent(stream_, other.event_, 0));
   }
@@ -63,7 +70,7 @@ class execution {
   std::byte* workspace_ = nullptr;
   index_t workspace_bytes_ = 0;
   bool allows_tf32_ = false;
-  std::size_t next_branch_ = 0;
+  bool is_ahead_ = false;                                ///< a branch that has work which was not joined
   std::array<execution*, stream_count - 1> branches_{};  ///< of the main stream; a branch has none
 };
 

@@ -98,6 +98,24 @@ struct operations {
   static void sum_losses(execution& e, matrix_view<const double> row_loss, const std::int32_t* labels,
                          loss_sums* sums);
 
+  // Between the program's memory and the device's; the second waits.
+  static void from_host(execution& e, const void* from, void* to, index_t bytes) {
+    check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, e.stream()));
+  }
+  static void to_host(execution& e, const void* from, void* to, index_t bytes) {
+    check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost, e.stream()));
+    check(cudaStreamSynchronize(e.stream()));
+  }
+
+  // kernels/step.cuh; see optim/update_step.hpp
+  static void begin_micro_batch(execution& e, const update_settings& settings, step_state* state,
+                                index_t labels, index_t loss_divisor);
+  static void finish_micro_batch(execution& e, step_state* state, loss_sums* losses);
+  /// outcome and outcome_losses ([count], copies of losses) are in the host's memory.
+  static void finish_update(execution& e, const update_settings& settings, const update_rates& rates,
+                            step_state* state, const loss_sums* losses, index_t count,
+                            update_outcome* outcome, loss_sums* outcome_losses);
+
   // kernels/initialize.cuh
   static void initialize(execution& e, vector_view<float> values, double std, double factor,
                          std::uint32_t seed, std::uint64_t first_element);

@@ -28,6 +28,15 @@ struct dropout_mask {
 #pragma unroll
     for (int i = 0; i < 4; ++i) to[i] = lanes[i] >= threshold ? scale : 0.0F;
   }
+  /// The same as bits: bit i tells whether feature 4 * quad + i is kept.
+  [[nodiscard]] __device__ unsigned kept(std::uint32_t row, std::uint32_t position,
+                                         std::uint32_t quad) const {
+    const auto lanes = philox4x32({micro_step, row, position, quad}, {seed, site});
+    unsigned result = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) result |= lanes[i] >= threshold ? 1U << i : 0U;
+    return result;
+  }
 };
 
 }  // namespace t5zero::cuda

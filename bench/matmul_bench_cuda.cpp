@@ -1,0 +1,219 @@
+// Time of every cuBLASLt candidate for the matmuls of a step, each as a chain of nodes in a graph:
+//   matmul_bench_cuda <t5-small|t5-base|t5-large|t5-3b> <fp32|tf32|fp16|bf16> <tokens> [candidates]
+// One JSON line for each product: microseconds of the heuristic's first choice and of the best one, and what
+// the arithmetic (at the measured peak of the precision) and the bytes (at copy bandwidth) would take alone.
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include <t5zero/cuda.hpp>
+
+namespace {
+
+using namespace t5zero;  // NOLINT(google-build-using-namespace)
+using cuda::check;
+
+struct product {
+  const char* name;
+  transpose a, b;
+  index_t rows, cols, depth;
+  bool wide_result;  ///< fp32 whatever the operands are
+};
+
+/// Milliseconds of `count` launches in a graph, median of 9 replays.
+template <class Launch>
+float time_in_graph(cudaStream_t stream, int count, const Launch& launch) {
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  for (int i = 0; i < count; ++i) launch(i);
+  check(cudaStreamEndCapture(stream, &graph));
+  cudaGraphExec_t replayed = nullptr;
+  check(cudaGraphInstantiate(&replayed, graph, 0));
+  cudaEvent_t begin = nullptr;
+  cudaEvent_t end = nullptr;
+  check(cudaEventCreate(&begin));
+  check(cudaEventCreate(&end));
+  std::vector<float> times;
+  for (int round = 0; round < 10; ++round) {
+    check(cudaEventRecord(begin, stream));
+    check(cudaGraphLaunch(replayed, stream));
+    check(cudaEventRecord(end, stream));
+    check(cudaEventSynchronize(end));
+    float milliseconds = 0.0F;
+    check(cudaEventElapsedTime(&milliseconds, begin, end));
+    if (round > 0) times.push_back(milliseconds);
+  }
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  cudaGraphExecDestroy(replayed);
+  cudaGraphDestroy(graph);
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+template <element T>
+void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emulation) {
+  constexpr int repeats = 20;
+  const cudaDataType_t type = cuda::detail::cuda_type<T>;
+  const cudaDataType_t type_c = work.wide_result ? CUDA_R_32F : type;
+  const index_t bytes_a = work.rows * work.depth * static_cast<index_t>(sizeof(T));
+  const index_t bytes_b = work.cols * work.depth * static_cast<index_t>(sizeof(T));
+  const index_t bytes_c = work.rows * work.cols * (work.wide_result ? 4 : static_cast<index_t>(sizeof(T)));
+  // Weights in turn from several places, so that they are not all in the cache.
+  constexpr int copies = 8;
+  std::byte* memory = nullptr;
+  const index_t all = bytes_a + copies * bytes_b + bytes_c + cuda::matmul_workspace_bytes + 1024;
+  check(cudaMalloc(reinterpret_cast<void**>(&memory), static_cast<std::size_t>(all)));
+  std::vector<float> values(static_cast<std::size_t>(all / 4));
+  unsigned state = 1;
+  for (float& value : values)
+    value = static_cast<float>((state = state * 1664525U + 1013904223U) >> 8) * 0x1p-24F - 0.5F;
+  if (sizeof(T) == 2) {  // any bits of moderate exponent
+    auto* halves = reinterpret_cast<T*>(values.data());
+    for (std::size_t i = 0; i < 2 * values.size(); ++i)
+      halves[i] =
+          static_cast<T>(static_cast<float>((state = state * 1664525U + 1013904223U) >> 8) * 0x1p-24F - 0.5F);
+  }
+  check(cudaMemcpy(memory, values.data(), static_cast<std::size_t>(all / 4 * 4), cudaMemcpyHostToDevice));
+  const auto aligned = [](index_t bytes) { return round_up(bytes, 256); };
+  std::byte* const a = memory;
+  std::byte* const b = a + aligned(bytes_a);
+  std::byte* const c = b + copies * bytes_b / 256 * 256;
+  std::byte* const workspace = memory + (all - cuda::matmul_workspace_bytes) / 256 * 256;
+
+  cublasLtHandle_t handle = nullptr;
+  check(cublasLtCreate(&handle));
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  const bool ta = work.a == transpose::yes;
+  const bool tb = work.b == transpose::yes;
+  cublasLtMatmulDesc_t operation = nullptr;
+  const cublasComputeType_t compute = emulation != CUBLAS_COMPUTE_32F ? emulation
+                                      : tf32                          ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                                      : CUBLAS_COMPUTE_32F;
+  check(cublasLtMatmulDescCreate(&operation, compute, CUDA_R_32F));
+  const cublasOperation_t oa = tb ? CUBLAS_OP_T : CUBLAS_OP_N;
+  const cublasOperation_t ob = ta ? CUBLAS_OP_T : CUBLAS_OP_N;
+  check(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA, &oa, sizeof(oa)));
+  check(cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSB, &ob, sizeof(ob)));
+  const auto layout = [](cudaDataType_t t, index_t rows, index_t cols) {
+    cublasLtMatrixLayout_t result = nullptr;
+    check(cublasLtMatrixLayoutCreate(&result, t, static_cast<std::uint64_t>(rows),
+                                     static_cast<std::uint64_t>(cols), rows));
+    return result;
+  };
+  const cublasLtMatrixLayout_t la = layout(type, tb ? work.depth : work.cols, tb ? work.cols : work.depth);
+  const cublasLtMatrixLayout_t lb = layout(type, ta ? work.rows : work.depth, ta ? work.depth : work.rows);
+  const cublasLtMatrixLayout_t lc = layout(type_c, work.cols, work.rows);
+  cublasLtMatmulPreference_t preference = nullptr;
+  check(cublasLtMatmulPreferenceCreate(&preference));
+  const auto limit = static_cast<std::uint64_t>(cuda::matmul_workspace_bytes);
+  check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &limit,
+                                             sizeof(limit)));
+  std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<std::size_t>(wanted));
+  int count = 0;
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, operation, la, lb, lc, lc, preference,
+                                                               wanted, found.data(), &count);
+  if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
+    std::printf("{\"product\": \"%s\", \"unsupported\": \"%s\"}\n", work.name, cublasLtGetStatusString(status));
+  } else {
+    float first = 0.0F;
+    float best = 1e9F;
+    int best_at = 0;
+    for (int i = 0; i < count; ++i) {
+      const float alpha = 1.0F;
+      const float beta = 0.0F;
+      float ms = 1e9F;
+      try {
+        ms = time_in_graph(stream, repeats, [&](int n) {
+          check(cublasLtMatmul(handle, operation, &alpha, b + n % copies * (bytes_b / 256 * 256), la, a, lb,
+                               &beta, c, lc, c, lc, &found[static_cast<std::size_t>(i)].algo, workspace,
+                               static_cast<std::size_t>(cuda::matmul_workspace_bytes), stream));
+        });
+      } catch (const device_error&) {
+        (void)cudaGetLastError();
+      }
+      if (i == 0) first = ms;
+      if (ms < best) {
+        best = ms;
+        best_at = i;
+      }
+    }
+    const double flops = 2.0 * static_cast<double>(work.rows) * static_cast<double>(work.cols) *
+                         static_cast<double>(work.depth);
+    std::printf(
+        "{\"product\": \"%s\", \"rows\": %lld, \"cols\": %lld, \"depth\": %lld, \"first_us\": %.2f, "
+        "\"best_us\": %.2f, "
+        "\"best\": %d, \"of\": %d, \"tflops\": %.1f, \"bytes_us\": %.2f}\n",
+        work.name, static_cast<long long>(work.rows), static_cast<long long>(work.cols),
+        static_cast<long long>(work.depth), static_cast<double>(first) * 1e3 / repeats,
+        static_cast<double>(best) * 1e3 / repeats, best_at, count,
+        flops / (static_cast<double>(best) / repeats) / 1e9,
+        static_cast<double>(bytes_a + bytes_b + bytes_c) / 4.27e6);
+  }
+  std::fflush(stdout);
+  cublasLtMatmulPreferenceDestroy(preference);
+  cublasLtMatrixLayoutDestroy(la);
+  cublasLtMatrixLayoutDestroy(lb);
+  cublasLtMatrixLayoutDestroy(lc);
+  cublasLtMatmulDescDestroy(operation);
+  cudaStreamDestroy(stream);
+  cublasLtDestroy(handle);
+  cudaFree(memory);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 4) {
+    std::cerr << "usage: matmul_bench_cuda <t5-small|t5-base|t5-large|t5-3b> <fp32|tf32|fp16|bf16|bf16x9> "
+                 "<tokens> [candidates]\n";
+    return 2;
+  }
+  try {
+    model_shape shape;
+    for_each_type(type_list<t5_small, t5_base, t5_large, t5_3b>{}, [&]<class Model>() {
+      if (Model::name == argv[1]) shape = Model::shape;
+    });
+    const std::string precision = argv[2];
+    const index_t n = std::atoll(argv[3]);
+    const int candidates = argc > 4 ? std::atoi(argv[4]) : 8;
+    const index_t d = shape.d_model;
+    const index_t inner = shape.inner_dim();
+    const product products[] = {
+        {"qkv", transpose::no, transpose::yes, n, 3 * inner, d, false},
+        {"o", transpose::no, transpose::yes, n, d, inner, true},
+        {"wi", transpose::no, transpose::yes, n, shape.d_ff, d, false},
+        {"wo", transpose::no, transpose::yes, n, d, shape.d_ff, true},
+        {"grad_activated", transpose::no, transpose::no, n, shape.d_ff, d, false},
+        {"grad_normed of wi", transpose::no, transpose::no, n, d, shape.d_ff, true},
+        {"grad_normed of qkv", transpose::no, transpose::no, n, d, 3 * inner, true},
+        {"grad wi", transpose::yes, transpose::no, shape.d_ff, d, n, false},
+        {"grad qkv", transpose::yes, transpose::no, 3 * inner, d, n, false},
+        {"head", transpose::no, transpose::yes, n, shape.vocab_size, d, true},
+        {"grad_hidden", transpose::no, transpose::no, n, d, shape.vocab_size, true},
+        {"grad head", transpose::yes, transpose::no, shape.vocab_size, d, n, false},
+    };
+    for (const product& work : products) {
+      if (precision == "fp16")
+        measure<float16>(work, false, candidates, CUBLAS_COMPUTE_32F);
+      else if (precision == "bf16")
+        measure<bfloat16>(work, false, candidates, CUBLAS_COMPUTE_32F);
+#if CUBLAS_VERSION >= 120900
+      else if (precision == "bf16x9")
+        measure<float>(work, false, candidates, CUBLAS_COMPUTE_32F_EMULATED_16BFX9);
+#endif
+      else
+        measure<float>(work, precision == "tf32", candidates, CUBLAS_COMPUTE_32F);
+    }
+  } catch (const error& e) {
+    std::cerr << "matmul_bench_cuda: " << e.what() << "\n";
+    return e.exit_code();
+  }
+}

@@ -1,0 +1,119 @@
+// Time of a training step (forward, backward, clip, AdamW, dropout 0.1) on the first sentences of a file:
+//   step_bench <train.jsonl> <spiece.model> <model> <fp32|tf32|fp16|bf16> <batch> [steps] [threads]
+// One JSON line on stdout: milliseconds from result to result (median, minimum), tokens, planned bytes.
+// Updates are submitted as the training loop submits them.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include <t5zero/data/batcher.hpp>
+#include <t5zero/data/tokenizer.hpp>
+#include <t5zero/data/translation_pairs.hpp>
+#include <t5zero/t5zero.hpp>
+
+namespace t5zero_bench {
+
+using t5zero::index_t;
+
+struct step_work {
+  std::string pairs, spiece, model, precision;
+  index_t batch = 1;
+  index_t steps = 20;
+  int threads = 1;
+};
+
+/// `used_bytes()`: memory that the process holds now, on the backend's device.
+template <class Run, class UsedBytes>
+void measure(const t5zero::tokenized_dataset& data, const step_work& work, const UsedBytes& used_bytes) {
+  t5zero::trainer_options options;
+  options.threads = work.threads;
+  const t5zero::batch_shape largest = data.largest_batch(work.batch);
+  t5zero::trainer<Run> trainer(Run::model::shape, largest, options);
+  trainer.initialize(0);
+  t5zero::micro_batch batch(largest);
+  std::vector<index_t> examples(static_cast<std::size_t>(work.batch));
+  std::vector<double> milliseconds;
+  index_t tokens = 0;
+  double loss = 0.0;
+  // Every shape is seen once before anything is timed: a graph is captured at its first use.
+  const index_t warm_up = work.steps;
+  auto last = std::chrono::steady_clock::now();
+  const auto read_result = [&] {
+    loss = trainer.next_result().losses.front();
+    const auto now = std::chrono::steady_clock::now();
+    milliseconds.push_back(std::chrono::duration<double, std::milli>(now - last).count());
+    last = now;
+  };
+  for (index_t step = 0; step < warm_up + work.steps; ++step) {
+    if (step == warm_up) {
+      while (trainer.outstanding() > 0) read_result();
+      milliseconds.clear();
+      last = std::chrono::steady_clock::now();
+    }
+    std::iota(examples.begin(), examples.end(),
+              step % work.steps * work.batch % (data.size() - work.batch + 1));
+    batch.fill(data, examples, 0);
+    if (step >= warm_up) tokens += batch.view().source.tokens + batch.view().target.tokens;
+    trainer.submit_micro_batch(batch.view(), 1);
+    trainer.submit_update([](index_t) { return 5e-5; });
+    while (trainer.outstanding() >= trainer.updates_in_flight) read_result();
+  }
+  while (trainer.outstanding() > 0) read_result();
+  std::sort(milliseconds.begin(), milliseconds.end());
+  const double all = std::accumulate(milliseconds.begin(), milliseconds.end(), 0.0);
+  std::printf(
+      "{\"work\": \"%s %s b%lld\", \"backend\": \"%s\", \"ms_median\": %.4f, \"ms_mean\": %.4f, \"ms_min\": "
+      "%.4f, "
+      "\"steps\": %zu, \"tokens_per_step\": %.1f, \"last_loss\": %.4f, \"planned_bytes\": %lld, "
+      "\"peak_bytes\": "
+      "%lld}\n",
+      std::string(Run::model::name).c_str(), work.precision.c_str(), static_cast<long long>(work.batch),
+      std::string(Run::backend::name).c_str(), milliseconds[milliseconds.size() / 2],
+      all / static_cast<double>(milliseconds.size()), milliseconds.front(), milliseconds.size(),
+      static_cast<double>(tokens) / static_cast<double>(work.steps), loss,
+      static_cast<long long>(trainer.plan().total_bytes), static_cast<long long>(used_bytes()));
+  std::fflush(stdout);
+}
+
+/// Runs what the arguments ask for with this backend; the exit code.
+template <class Backend, class UsedBytes>
+int run_step_bench(int argc, char** argv, const UsedBytes& used_bytes) {
+  using namespace t5zero;  // NOLINT(google-build-using-namespace)
+  if (argc < 6) {
+    std::cerr << "usage: step_bench <train.jsonl> <spiece.model> <t5-small|t5-base|t5-large|t5-3b> "
+                 "<fp32|tf32|fp16|bf16> <batch> [steps] [threads]\n";
+    return 2;
+  }
+  try {
+    step_work work{argv[1], argv[2], argv[3], argv[4], std::atoll(argv[5])};
+    if (argc > 6) work.steps = std::atoll(argv[6]);
+    work.threads = argc > 7 ? std::atoi(argv[7]) : Backend::default_threads();
+    const auto pairs = read_translation_pairs(work.pairs, {"en", "ro", 500});
+    const auto text = tokenizer::from_file(work.spiece);
+    const tokenized_dataset data(pairs, text, "translate English to Romanian: ", 1024, 128, {});
+    bool found = false;
+    for_each_type(type_list<t5_small, t5_base, t5_large, t5_3b>{}, [&]<class Model>() {
+      for_each_type(all_precisions{}, [&]<class Precision>() {
+        if constexpr (backend_for<Backend, Precision>) {
+          if (work.model != Model::name || work.precision != Precision::name) return;
+          found = true;
+          measure<run<Model, zero_2, Precision, Backend>>(data, work, used_bytes);
+        }
+      });
+    });
+    if (!found) std::cerr << "step_bench: no such model or precision\n";
+    return found ? 0 : 2;
+  } catch (const error& e) {
+    std::cerr << "step_bench: " << e.what() << "\n";
+    return e.exit_code();
+  }
+}
+
+}  // namespace t5zero_bench

@@ -1,0 +1,75 @@
+// The CUDA backend: one NVIDIA GPU a rank, a step as a graph of kernels.
+#pragma once
+
+#include <algorithm>
+#include <string_view>
+
+#include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cuda/attention_workspace.hpp>
+#include <t5zero/backend/cuda/batch_staging.hpp>
+#include <t5zero/backend/cuda/device.hpp>
+#include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/memory.hpp>
+#include <t5zero/backend/cuda/operations.hpp>
+#include <t5zero/backend/cuda/reduction_workspace.hpp>
+#include <t5zero/nn/composed_sublayers.hpp>
+#include <t5zero/plan/parameter_table.hpp>
+
+namespace t5zero::cuda {
+
+/// Fourth argument of run<Model, Zero, Precision, Backend>.
+struct backend {
+  static constexpr std::string_view name = "cuda";
+  using execution = cuda::execution;
+  using memory = cuda::memory;
+  using host_memory = cuda::pinned_memory;  ///< that the device copies from and to
+  using device = cuda::device;
+  using batch_staging = cuda::batch_staging;
+
+  template <precision_policy Precision>
+  static constexpr bool supports =
+      std::is_same_v<typename Precision::compute_type, typename Precision::param_type>;
+
+  template <precision_policy Precision>
+  using operations = cuda::operations<typename Precision::param_type>;
+  template <precision_policy Precision>
+  using sublayers = nn::composed_sublayers<operations<Precision>, typename Precision::param_type>;
+
+  /// Feed-forwards and attentions have a set each, for their branches.
+  static constexpr index_t scratch_sets = 2;
+  /// Updates whose results may be outstanding: the host runs ahead of the device.
+  static constexpr index_t updates_in_flight = max_updates_in_flight;
+  /// What a batch becomes on the device.
+  [[nodiscard]] static constexpr batch_shape padded(const batch_shape& batch) { return cuda::padded(batch); }
+  /// Is there a GPU that CUDA can use?
+  [[nodiscard]] static bool is_available() {
+    int count = 0;
+    const bool found = cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+    if (!found) (void)cudaGetLastError();
+    return found;
+  }
+  /// Of the host, which only submits.
+  [[nodiscard]] static int default_threads() { return 1; }
+
+  /// The largest workspace of any operation, for each stream. `batch` is padded.
+  template <precision_policy Precision>
+  [[nodiscard]] static constexpr index_t workspace_bytes(const model_shape& shape, const batch_shape& batch,
+                                                         int /*threads*/) {
+    const index_t tokens = std::max(batch.source_tokens, batch.target_tokens);
+    const index_t longest = std::max(batch.max_source_length, batch.max_target_length);
+    const index_t widest = std::max({shape.d_model, shape.d_ff, shape.inner_dim()});
+    const index_t largest = std::max(
+        {matmul_workspace_bytes, rms_norm_workspace_bytes(tokens, shape.d_model),
+         attention_workspace_bytes(batch.batch, longest, longest, shape.n_heads, shape.d_kv, shape.n_buckets),
+         sum_of_squares_workspace_bytes(parameter_count(shape)),
+         adafactor_workspace_bytes(shape.vocab_size, shape.d_model),
+         adafactor_workspace_bytes(widest, shape.d_model), adafactor_workspace_bytes(shape.d_model, widest)});
+    return stream_count * round_up(largest, index_t{256});
+  }
+};
+
+static_assert(backend_for<backend, fp32> && backend_for<backend, tf32> && backend_for<backend, fp16> &&
+                  backend_for<backend, bf16>,
+              "the CUDA backend offers every precision");
+
+}  // namespace t5zero::cuda

@@ -1,0 +1,424 @@
+// What both directions of attention share: tiles of rows in shared memory, products of 16 x 16 scores and
+// their fragments in registers, and the bias by distance.
+//
+// A warp works on 16 rows of its block's own side (queries; or keys, for their gradients) against 16 rows of
+// the other side at a time. Element e of a lane's eight scores is row lane / 4 + 8 * (e / 4), column 4 *
+// (lane % 4) + e % 4. mma.sync gives a lane columns 2 t, 2 t + 1 and 8 + 2 t, 9 + 2 t instead; as the other
+// side's rows may come in any order, they are loaded such that these are four neighbours: one Philox call
+// masks them.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+
+#include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cuda/check.hpp>
+#include <t5zero/backend/cuda/kernels/element.cuh>
+#include <t5zero/backend/cuda/kernels/relative_bias.cuh>
+#include <t5zero/backend/cuda/kernels/tensor_core.cuh>
+
+namespace t5zero::cuda::detail {
+
+inline constexpr float log2_e = 1.4426950408889634F;
+inline constexpr float ln_2 = 0.6931471805599453F;
+
+/// Each warp of OwnWarps has 16 rows of the block's own; OtherWarps warps share them and divide the other
+/// side, of which 16 * OtherWarps * Chunks rows are in shared memory at a time, in one of Stages buffers.
+template <int OwnWarps, int OtherWarps, int Chunks, int Stages>
+struct attention_blocking {
+  static constexpr int own_warps = OwnWarps;
+  static constexpr int other_warps = OtherWarps;
+  static constexpr int chunks = Chunks;
+  static constexpr int stages = Stages;
+  static constexpr int warps = OwnWarps * OtherWarps;
+  static constexpr int threads = warps * warp_size;
+  static constexpr int own_rows = 16 * OwnWarps;
+  static constexpr int other_rows = 16 * OtherWarps * Chunks;
+};
+
+/// Few blocks would leave most of a GPU idle: rows go in blocks of 16, and a block's warps divide the other
+/// side. With enough of them, blocks of up to 64 rows read the other side less often.
+template <int RowBytes>
+struct attention_blockings;
+template <>
+struct attention_blockings<128> {
+  using spread = attention_blocking<1, 4, 2, 1>;
+  using dense = attention_blocking<4, 1, 4, 2>;
+};
+template <>
+struct attention_blockings<256> {
+  using spread = attention_blocking<1, 4, 1, 1>;
+  using dense = attention_blocking<4, 1, 2, 2>;
+};
+template <>
+struct attention_blockings<512> {
+  using spread = attention_blocking<1, 2, 1, 1>;
+  using dense = attention_blocking<2, 1, 1, 2>;
+};
+
+/// Rows of D elements in shared memory, in units of 16 bytes. A row's units are permuted such that the eight
+/// rows that one instruction reads (neighbours, or 0 1 4 5 8 9 12 13) lie in different banks.
+template <element T, int D>
+struct attention_tile {
+  static constexpr int unit = 16 / static_cast<int>(sizeof(T));
+  static constexpr int units = D / unit;
+  static constexpr int row_bytes = D * static_cast<int>(sizeof(T));
+
+  [[nodiscard]] __device__ static int permute(int row, int column_unit) {
+    return column_unit ^ (row & 7) ^ ((row >> 2) & 2);
+  }
+  [[nodiscard]] __device__ static int offset(int row, int column_unit) {
+    return row * D + permute(row, column_unit) * unit;
+  }
+
+  /// Starts to copy `rows` rows of d_kv <= D columns. Up to the next multiple of 16 rows (at most Rows), and
+  /// up to D columns, zeros follow.
+  template <int Rows, int Threads>
+  __device__ static void copy(T* tile, const T* from, index_t stride, int rows, int d_kv) {
+    const int padded_rows = min(Rows, (rows + 15) / 16 * 16);
+    for (int i = static_cast<int>(threadIdx.x); i < padded_rows * units; i += Threads) {
+      const int row = i / units;
+      const int column = i % units * unit;
+      const bool inside = row < rows && column < d_kv;
+      copy_16_bytes_async(tile + offset(row, i % units), inside ? from + row * stride + column : from,
+                          inside);
+    }
+  }
+};
+
+/// Floats of a warp's scratch for 16 x 16 scores; rows of 20 keep float4 accesses aligned and out of each
+/// other's banks.
+inline constexpr int score_stride = 20;
+inline constexpr int score_floats = 16 * score_stride;
+
+__device__ inline void store_scores(float* scratch, const float (&scores)[8]) {
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    *reinterpret_cast<float4*>(scratch + (lane / 4 + 8 * h) * score_stride + lane % 4 * 4) =
+        float4{scores[4 * h], scores[4 * h + 1], scores[4 * h + 2], scores[4 * h + 3]};
+  }
+}
+
+/// Sixteen rows of a tile, the left operand of products: on tensor cores, in registers if there is room.
+template <element T, int D, bool InRegisters>
+struct attention_rows {
+  static constexpr bool in_registers = InRegisters && sizeof(T) == 2;
+  static constexpr int steps = D / 16;
+
+  __device__ explicit attention_rows(const T* rows_) : rows(rows_) {
+    if constexpr (in_registers) {
+#pragma unroll
+      for (int k = 0; k < steps; ++k) load(k, fragments[k]);
+    }
+  }
+  __device__ void load(int k, std::uint32_t (&to)[4]) const {
+    const int lane = static_cast<int>(threadIdx.x) % warp_size;
+    load_matrices(to, rows + attention_tile<T, D>::offset(lane % 16, 2 * k + lane / 16));
+  }
+
+  const T* rows;
+  std::uint32_t fragments[in_registers ? steps : 1][4];
+};
+
+/// scores = own other^T, of 16 rows each.
+template <element T, int D, bool InRegisters>
+__device__ void multiply_rows(const attention_rows<T, D, InRegisters>& own, const T* other,
+                              float (&scores)[8]) {
+  using tile = attention_tile<T, D>;
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+#pragma unroll
+  for (float& score : scores) score = 0.0F;
+  if constexpr (sizeof(T) == 2) {
+    const int row = lane % 8 / 2 * 4 + lane % 2 + lane / 16 * 2;
+#pragma unroll
+    for (int k = 0; k < D / 16; ++k) {
+      std::uint32_t b[4];
+      load_matrices(b, other + tile::offset(row, 2 * k + lane / 8 % 2));
+      if constexpr (own.in_registers) {
+        multiply_add<T>(scores[0], scores[1], scores[4], scores[5], own.fragments[k], b[0], b[1]);
+        multiply_add<T>(scores[2], scores[3], scores[6], scores[7], own.fragments[k], b[2], b[3]);
+      } else {
+        std::uint32_t a[4];
+        own.load(k, a);
+        multiply_add<T>(scores[0], scores[1], scores[4], scores[5], a, b[0], b[1]);
+        multiply_add<T>(scores[2], scores[3], scores[6], scores[7], a, b[2], b[3]);
+      }
+    }
+  } else {
+#pragma unroll 4
+    for (int k = 0; k < tile::units; ++k) {
+      float a[2][4];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) load_pack(own.rows + tile::offset(lane / 4 + 8 * h, k), a[h]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float b[4];
+        load_pack(other + tile::offset(lane % 4 * 4 + i, k), b);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+#pragma unroll
+          for (int c = 0; c < 4; ++c) scores[4 * h + i] += a[h][c] * b[c];
+        }
+      }
+    }
+  }
+}
+
+/// A warp's share of a [16, D] result, in fp32.
+template <element T, int D>
+struct attention_sums {
+  static constexpr int width = sizeof(T) == 2 ? 2 : 4;  ///< neighbours that a lane holds
+  static constexpr int groups = D / 4 / width;          ///< of neighbours, in each of a lane's two rows
+  float values[groups][2][width] = {};
+
+  [[nodiscard]] __device__ static int row(int h) {
+    return static_cast<int>(threadIdx.x) % warp_size / 4 + 8 * h;
+  }
+  [[nodiscard]] __device__ static int column(int group) {
+    return (group * 4 + static_cast<int>(threadIdx.x) % 4) * width;
+  }
+
+  /// Multiplies row(h) by factors[h].
+  __device__ void scale(const float (&factors)[2]) {
+#pragma unroll
+    for (auto& group : values) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+#pragma unroll
+        for (float& value : group[h]) value *= factors[h];
+      }
+    }
+  }
+
+  /// += weights [16, 16] other [16, D]. `scratch`: score_floats of this warp's own; only fp32 uses it.
+  __device__ void add_product(const float (&weights)[8], const T* other, [[maybe_unused]] float* scratch) {
+    using tile = attention_tile<T, D>;
+    const int lane = static_cast<int>(threadIdx.x) % warp_size;
+    if constexpr (sizeof(T) == 2) {
+      const std::uint32_t a[4] = {
+          round_pair<T>(weights[0], weights[1]), round_pair<T>(weights[4], weights[5]),
+          round_pair<T>(weights[2], weights[3]), round_pair<T>(weights[6], weights[7])};
+      const int row = lane % 8 / 2 * 4 + lane % 2 + lane / 8 % 2 * 2;
+#pragma unroll
+      for (int j = 0; j < groups; j += 2) {
+        std::uint32_t b[4];
+        load_matrices_transposed(b, other + tile::offset(row, j + lane / 16));
+        multiply_add<T>(values[j][0][0], values[j][0][1], values[j][1][0], values[j][1][1], a, b[0], b[1]);
+        multiply_add<T>(values[j + 1][0][0], values[j + 1][0][1], values[j + 1][1][0], values[j + 1][1][1], a,
+                        b[2], b[3]);
+      }
+    } else {
+      __syncwarp();
+      store_scores(scratch, weights);
+      __syncwarp();
+#pragma unroll
+      for (int quad = 0; quad < 4; ++quad) {
+        float a[2][4];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) load_pack(scratch + row(h) * score_stride + 4 * quad, a[h]);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+#pragma unroll
+          for (int j = 0; j < groups; ++j) {
+            float b[4];
+            load_pack(other + tile::offset(4 * quad + k, 4 * j + lane % 4), b);
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+#pragma unroll
+              for (int c = 0; c < 4; ++c) values[j][h][c] += a[h][k] * b[c];
+            }
+          }
+        }
+      }
+    }
+  }
+};
+
+/// Floats between rows of a warp's sums in shared memory.
+template <int D>
+inline constexpr int sums_stride = D + 8;
+
+/// Bytes of shared memory that store_sums needs.
+template <int D, class Blocking>
+inline constexpr int sums_bytes = Blocking::other_warps == 1 ? 0 : Blocking::warps * 16 * sums_stride<D> * 4;
+
+/// Adds up the sums of the warps that share rows, in their order, and stores the first `rows` rows of the
+/// block's own. `memory`: sums_bytes, used by all threads; what was there must no longer be needed after a
+/// barrier.
+template <class Blocking, element T, int D>
+__device__ void store_sums(const attention_sums<T, D>& sums, T* to, index_t stride, int rows, int d_kv,
+                           float* memory) {
+  using tile = attention_tile<T, D>;
+  using sums_type = attention_sums<T, D>;
+  const int warp = static_cast<int>(threadIdx.x) / warp_size;
+  if constexpr (Blocking::other_warps == 1) {
+#pragma unroll
+    for (int j = 0; j < sums_type::groups; ++j) {
+      const int column = sums_type::column(j);
+      if (column >= d_kv) continue;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int row = warp * 16 + sums_type::row(h);
+        if (row < rows) store_pack(to + row * stride + column, sums.values[j][h]);
+      }
+    }
+  } else {
+    constexpr int row_floats = sums_stride<D>;
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < sums_type::groups; ++j) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        store_pack(memory + (warp * 16 + sums_type::row(h)) * row_floats + sums_type::column(j),
+                   sums.values[j][h]);
+      }
+    }
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < Blocking::own_rows * tile::units;
+         i += Blocking::threads) {
+      const int row = i / tile::units;
+      const int column = i % tile::units * tile::unit;
+      if (row >= rows || column >= d_kv) continue;
+      const float* from = memory + (row / 16 * Blocking::other_warps * 16 + row % 16) * row_floats + column;
+      float total[tile::unit] = {};
+#pragma unroll
+      for (int w = 0; w < Blocking::other_warps; ++w) {
+        float part[tile::unit];
+        load_pack(from + w * 16 * row_floats, part);
+#pragma unroll
+        for (int c = 0; c < tile::unit; ++c) total[c] += part[c];
+      }
+      store_pack(to + row * stride + column, total);
+    }
+  }
+}
+
+/// The bias of one head by distance key - query, times log2(e), in shared memory. From `reach` on, in either
+/// direction, all distances have one bucket: 16 x 16 scores that lie beyond are moved to where they just do,
+/// so that the table's size does not depend on the lengths.
+struct distance_table {
+  float* values = nullptr;
+  int reach = 0;
+
+  [[nodiscard]] T5ZERO_HOST_DEVICE static constexpr int floats(int reach) { return 2 * reach + 61; }
+
+  /// Index of the distance between the first key and the first query of 16 x 16 scores; the others are at
+  /// most 15 away from it.
+  [[nodiscard]] __device__ int base(int first_key, int first_query) const {
+    return max(-(reach + 15), min(reach + 15, first_key - first_query)) + reach + 30;
+  }
+  /// The distances that occur between queries [first_query, end_query) and keys [first_key, end_key), ends
+  /// being rounded up to whole tiles: first and one past the last.
+  struct range {
+    int first;
+    int end;
+  };
+  [[nodiscard]] __device__ range occurring(int first_query, int end_query, int first_key, int end_key) const {
+    const int first = min(reach, max(-(reach + 30), first_key - end_query + 1));
+    const int last = max(-reach, min(reach + 30, end_key - 1 - first_query));
+    return {first, last + 1};
+  }
+  template <int Threads, element T>
+  __device__ void fill(range distances, const T* bias, int n_heads, int head,
+                       const relative_buckets& buckets) const {
+    for (int d = distances.first + static_cast<int>(threadIdx.x); d < distances.end; d += Threads) {
+      values[d + reach + 30] = to_float(bias[buckets.bucket(d) * n_heads + head]) * log2_e;
+    }
+  }
+};
+
+/// Where a block finds its sequence and head.
+template <element T>
+struct attention_place {
+  int sequence;
+  int head;
+  int n_queries;
+  int n_keys;
+  bool causal;
+  index_t first_query;
+  index_t first_key;
+
+  __device__ explicit attention_place(const attention_inputs<T>& in)
+      : sequence(static_cast<int>(blockIdx.z)),
+        head(static_cast<int>(blockIdx.y)),
+        causal(in.mask == attention_mask::causal),
+        first_query(in.queries.offsets[sequence]),
+        first_key(in.keys.offsets[sequence]) {
+    n_queries = static_cast<int>(in.queries.offsets[sequence + 1] - first_query);
+    n_keys = static_cast<int>(in.keys.offsets[sequence + 1] - first_key);
+  }
+  /// First of the head's columns in row `row` of a sequence that starts at `first`.
+  template <class U>
+  [[nodiscard]] __device__ U* row(const matrix_view<U>& all, index_t first, int row_, index_t d_kv) const {
+    return all.data + (first + row_) * all.stride + head * d_kv;
+  }
+};
+
+/// The distance from which on all have one bucket, or that never occurs.
+template <element T>
+[[nodiscard]] int bias_reach(const attention_inputs<T>& in) {
+  if (in.relative_bias == nullptr) return 0;
+  const index_t longest =
+      in.queries.max_length > in.keys.max_length ? in.queries.max_length : in.keys.max_length;
+  return static_cast<int>(in.max_distance < longest ? in.max_distance : longest);
+}
+
+/// Throws contract_error with `message` unless all rows are aligned to 16 bytes.
+template <class T>
+void check_rows(const matrix_view<T>& view, const char* message) {
+  require(view.rows == 0 || (view.stride * static_cast<index_t>(sizeof(T)) % 16 == 0 &&
+                             reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0),
+          message);
+}
+
+/// Throws contract_error unless the inputs' views agree and their rows are aligned.
+template <element T>
+void check_attention(const attention_inputs<T>& in) {
+  const auto fits = [&](const matrix_view<const T>& view, index_t tokens) {
+    check_rows(view, "cuda::attention: rows of query, key and value are aligned to 16 bytes");
+    return view.rows >= tokens && view.cols == in.n_heads * in.d_kv;
+  };
+  require(in.d_kv > 0 && in.d_kv <= 128 && in.d_kv % 8 == 0,
+          "cuda::attention: d_kv is a multiple of 8, at most 128");
+  require(fits(in.query, in.queries.tokens) && fits(in.key, in.keys.tokens) && fits(in.value, in.keys.tokens),
+          "cuda::attention: query, key and value are [tokens, n_heads * d_kv]");
+  require(in.queries.batch == in.keys.batch, "cuda::attention: each sequence of queries has one of keys");
+  require(in.queries.batch <= 65535 && in.n_heads <= 65535 && in.queries.max_length <= 1 << 24 &&
+              in.keys.max_length <= 1 << 24,
+          "cuda::attention: at most 65535 sequences and heads, 2^24 tokens a sequence");
+}
+
+/// Calls launch(blocking) with the blocking for so many rows in sequences of at most max_rows, if its
+/// `shared_bytes(blocking)` are what a block may have.
+template <int RowBytes, class SharedBytes, class Launch>
+void choose_blocking(index_t max_rows, index_t sequences_and_heads, const SharedBytes& shared_bytes,
+                     const Launch& launch) {
+  using blockings = attention_blockings<RowBytes>;
+  // Enough for all multiprocessors of a large GPU; short sequences leave most warps of a dense block idle.
+  constexpr index_t enough_blocks = 128;
+  typename blockings::dense dense;
+  typename blockings::spread spread;
+  if (max_rows > 64 && ceil_div(max_rows, dense.own_rows) * sequences_and_heads >= enough_blocks) {
+    int ordinal = 0;
+    int limit = 0;
+    check(cudaGetDevice(&ordinal));
+    check(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal));
+    if (shared_bytes(dense) <= limit) {
+      launch(dense);
+      return;
+    }
+  }
+  launch(spread);
+}
+
+/// More than 48 KiB of shared memory must be asked for.
+template <class Kernel>
+void allow_shared_bytes(Kernel* kernel, int bytes) {
+  if (bytes > 48 * 1024) {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  }
+}
+
+}  // namespace t5zero::cuda::detail
