@@ -79,7 +79,7 @@ inline constexpr std::array<argument_verdict, 152> training_arguments = {{
      "safetensors is the only format written"},
     {"save_on_each_node", argument_kind::flag, verdict::accepted, "False", "there is one node"},
     {"save_only_model", argument_kind::flag, verdict::honoured, "False",
-     "checkpoints without what a resumed run needs"},
+     "checkpoints without what a resumed run needs, but the one that a signal asks for"},
     {"restore_callback_states_from_checkpoint", argument_kind::flag, verdict::accepted, "False",
      "there are no callbacks"},
     {"enable_jit_checkpoint", argument_kind::flag, verdict::accepted, "False",

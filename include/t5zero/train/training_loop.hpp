@@ -222,17 +222,9 @@ class training_loop {
       const bool is_best = events_.evaluate(state, bar);
       saves = saves || (options_.saving == interval_strategy::best && is_best);
     }
-<<<<<<< HEAD
-    const bool saves = is_due(options_.saving, options_.save_every) ||
-                       (options_.saving == interval_strategy::steps && is_last) ||
-                       (options_.saving == interval_strategy::best && is_best);
     const int signal = is_last ? 0 : stop_signal::number();
-    if (saves || signal != 0) events_.save(state, signal != 0 ? save_reason::stopping : save_reason::due);
-=======
-    const int signal = stop_signal::number();
     if (signal != 0) read_results(state, bar);  // it came in between
-    if (saves || signal != 0) events_.save(state);
->>>>>>> main
+    if (saves || signal != 0) events_.save(state, signal != 0 ? save_reason::stopping : save_reason::due);
     return signal;
   }
 
