@@ -187,6 +187,19 @@ TEST_CASE("the best model, kept and loaded at the end", "[program]") {
   CHECK(results["eval_loss"].get<double>() == best);
 }
 
+TEST_CASE("checkpoints of another run in the same directory go first", "[program]") {
+  const training_sandbox place;
+  const words limited = {"--output_dir", "out", "--overwrite_output_dir", "--save_total_limit", "1"};
+  const auto with = [&](words more) {
+    more.insert(more.end(), limited.begin(), limited.end());
+    return place.trains(more);
+  };
+  REQUIRE(with({"--max_steps", "12", "--save_steps", "12"}).code == 0);
+  REQUIRE(place.checkpoints("out") == words{"checkpoint-12"});
+  REQUIRE(with({"--max_steps", "4", "--save_steps", "2"}).code == 0);
+  CHECK(place.checkpoints("out") == words{"checkpoint-4"});
+}
+
 TEST_CASE("metrics and generation lengths that make no sense are refused at once", "[program]") {
   const training_sandbox place;
   const auto refused = [&](const words& more, const std::string& named) {

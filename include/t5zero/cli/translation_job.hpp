@@ -12,7 +12,9 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -277,11 +279,14 @@ class translation_job {
   int train() {
     const step_arithmetic& steps = *steps_;
     loop_state state;
+    std::optional<std::filesystem::path> resumed;
     if (checkpoint_) {
       state = checkpoint_->state();
+      resumed = checkpoint_->directory();
       if (chosen_.ignore_data_skip) state.batch = 0;
       checkpoint_.reset();
     }
+    note_other_runs(resumed, state.global_step);
     const loop_options how = loop_options_of(chosen_, steps, files_.config.decoder_start_token_id);
     facts_.logging_steps = how.log_every;
     facts_.eval_steps = how.evaluate_every;
@@ -412,10 +417,20 @@ class translation_job {
         add_training_state(save, *trainer_, !saves_16_bit(), state, fingerprint_of_data());
       save.add("trainer_state.json", trainer_state_json(state, facts_));
     });
+    steps_of_other_runs_.erase(state.global_step);
     if (chosen_.save_total_limit) {
-      const bool keeps_best = chosen_.load_best_model_at_end && state.best;
-      prune_checkpoints(output, *chosen_.save_total_limit,
-                        keeps_best ? output / checkpoint_name_of(state.best->step) : std::filesystem::path());
+      std::set<index_t> kept = {state.global_step};
+      if (chosen_.load_best_model_at_end && state.best) kept.insert(state.best->step);
+      prune_checkpoints(output, *chosen_.save_total_limit, kept, steps_of_other_runs_);
+    }
+  }
+  /// Notes which checkpoints in the output directory this run does not go on from: all of them if it begins
+  /// anew, and those after `resumed`.
+  void note_other_runs(const std::optional<std::filesystem::path>& resumed, index_t step) {
+    std::error_code failure;
+    const bool goes_on = resumed && std::filesystem::equivalent(*resumed / "..", chosen_.output_dir, failure);
+    for (const checkpoint_directory& other : find_checkpoints(chosen_.output_dir)) {
+      if (!goes_on || other.step > step) steps_of_other_runs_.insert(other.step);
     }
   }
   [[nodiscard]] static std::string checkpoint_name_of(index_t step) {
@@ -534,6 +549,7 @@ class translation_job {
   std::optional<tokenized_dataset> test_data_;
   bool test_has_references_ = true;
   std::optional<training_checkpoint> checkpoint_;  ///< to go on from; gone once training has begun
+  std::set<index_t> steps_of_other_runs_;          ///< whose checkpoints lie in the output directory
   trainer_state_facts facts_;
   run_documents documents_;
   std::optional<tensorboard_writer> tensorboard_;

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -72,16 +73,19 @@ inline void remove_hidden_first(const std::filesystem::path& directory) {
   return found;
 }
 
-/// Removes the lowest checkpoints until `limit` are left; never `keep` (an empty path keeps none).
+/// Removes the oldest checkpoints until `limit` are left; never those of the steps `kept`, also where they
+/// are more than the limit. of_others: steps of checkpoints of other runs, which count as older than this
+/// run's.
 inline void prune_checkpoints(const std::filesystem::path& output, index_t limit,
-                              const std::filesystem::path& keep) {
-  const std::vector<checkpoint_directory> all = find_checkpoints(output);
+                              const std::set<index_t>& kept, const std::set<index_t>& of_others = {}) {
+  std::vector<checkpoint_directory> all = find_checkpoints(output);
+  std::stable_partition(all.begin(), all.end(), [&](const checkpoint_directory& checkpoint) {
+    return of_others.contains(checkpoint.step);
+  });
   auto excess = static_cast<index_t>(all.size()) - limit;
   for (const checkpoint_directory& checkpoint : all) {
     if (excess <= 0) return;
-    if (checkpoint.path.filename() == keep.filename()) continue;
-    // The newest one is what a run resumes from, also where the limit is 1 and the best one is another.
-    if (checkpoint.step == all.back().step) return;
+    if (kept.contains(checkpoint.step)) continue;
     detail::remove_hidden_first(checkpoint.path);
     --excess;
   }
