@@ -93,18 +93,14 @@ class training_loop {
     const index_t first_step = state.global_step;
     last_result_ = start;
     bar.advance(state.global_step);
+    state.end_epoch_after(steps_.batches_per_epoch);
     if (options_.evaluates_on_start && state.global_step == 0) events_.evaluate(state, bar);
     while (state.global_step < steps_.max_steps && result.stopped_by == 0) {
       const std::vector<index_t> order = order_of(static_cast<std::uint32_t>(state.epoch));
-      while (state.batch < steps_.batches_per_epoch && state.global_step < steps_.max_steps &&
-             result.stopped_by == 0) {
+      do {
         update(state, order, bar);
         result.stopped_by = after_update(state, bar);
-      }
-      if (state.batch == steps_.batches_per_epoch) {
-        state.batch = 0;
-        ++state.epoch;
-      }
+      } while (state.batch != 0 && state.global_step < steps_.max_steps && result.stopped_by == 0);
     }
     result.seconds = seconds_since(start);
     result.updates = state.global_step - first_step;
@@ -150,6 +146,7 @@ class training_loop {
     ++state.global_step;
     state.epochs_done = static_cast<double>(state.epoch) +
                         static_cast<double>(state.batch) / static_cast<double>(steps_.batches_per_epoch);
+    state.end_epoch_after(steps_.batches_per_epoch);
     submitted.step = state.global_step;
     in_flight_[static_cast<std::size_t>(submitted.step % trainer<Run>::updates_in_flight)] = submitted;
     while (trainer_->outstanding() >= trainer<Run>::updates_in_flight) read_result(state, bar);
@@ -202,7 +199,7 @@ class training_loop {
   int after_update(loop_state& state, progress_bar& bar) {
     const index_t step = state.global_step;
     const bool is_last = step == steps_.max_steps;
-    const bool ends_epoch = state.batch == steps_.batches_per_epoch || is_last;
+    const bool ends_epoch = state.batch == 0 || is_last;
     const auto is_due = [&](interval_strategy strategy, index_t every) {
       return (strategy == interval_strategy::steps && step % every == 0) ||
              (strategy == interval_strategy::epoch && ends_epoch);
