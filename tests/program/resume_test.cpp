@@ -99,6 +99,21 @@ TEST_CASE("Adafactor with recomputed activations resumes bit for bit", "[program
   CHECK(place.file("out/README.md").find("Adafactor") != std::string::npos);
 }
 
+TEST_CASE("at the end of an epoch there is nothing to skip", "[program]") {
+  const training_sandbox place;
+  REQUIRE(place.trains({"--output_dir", "run", "--num_train_epochs", "2", "--save_strategy", "epoch"}).code ==
+          0);
+  REQUIRE(place.checkpoints("run") == words{"checkpoint-102", "checkpoint-51"});
+  const auto loop = nlohmann::json::parse(place.file("run/checkpoint-51/t5zero_checkpoint.json"))["loop"];
+  CHECK(loop["epoch"] == 1);
+  CHECK(loop["batch"] == 0);
+  REQUIRE(place
+              .trains({"--output_dir", "on", "--num_train_epochs", "2", "--save_strategy", "no",
+                       "--resume_from_checkpoint", "run/checkpoint-51", "--ignore_data_skip"})
+              .code == 0);
+  CHECK(place.losses("on") == place.losses("run"));
+}
+
 TEST_CASE("checkpoints that cannot be gone on from", "[program]") {
   const training_sandbox place;
   REQUIRE(place.trains({"--output_dir", "run", "--max_steps", "27"}).code == 0);
@@ -124,6 +139,10 @@ TEST_CASE("checkpoints that cannot be gone on from", "[program]") {
           {"--per_device_train_batch_size was 4", "is 2"});
   refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--seed", "7"},
           {"--seed", "was 42", "is 7"});
+  refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--dataloader_drop_last"},
+          {"--dataloader_drop_last was false", "is true"});
+  refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--group_by_length"},
+          {"--group_by_length was false", "is true"});
   refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--optim", "adafactor"},
           {"--optim was adamw", "is adafactor"});
   // Without a flag the last one is taken, so it is the one that is damaged.
@@ -144,6 +163,10 @@ TEST_CASE("checkpoints that cannot be gone on from", "[program]") {
   renamed.replace(renamed.find("\"d_ff\": 128"), 11, "\"d_ff\": 256");
   place.write(last + "/t5zero_checkpoint.json", renamed);
   refused({"--output_dir", "run"}, {"another model", "d_ff is 256", "128"});
+  std::string later = text;
+  later.replace(later.find("\"batch\": 27"), 11, "\"batch\": 51");
+  place.write(last + "/t5zero_checkpoint.json", later);
+  refused({"--output_dir", "run"}, {"\"batch\" is more than an epoch of this data has"});
   fs::remove(manifest);
   refused({"--output_dir", "run"}, {"t5zero_checkpoint.json", "run/checkpoint-18"});
 }

@@ -262,7 +262,7 @@ class translation_job {
   }
   [[nodiscard]] data_fingerprint fingerprint_of_data() const {
     return {train_data_->size(), chosen_.per_device_train_batch_size, chosen_.gradient_accumulation_steps,
-            order_seed(chosen_)};
+            order_seed(chosen_), chosen_.dataloader_drop_last,        chosen_.group_by_length};
   }
   [[nodiscard]] evaluation_options evaluation_of(evaluation_time when, bool has_references) const {
     evaluation_options how;
