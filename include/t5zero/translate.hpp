@@ -3,10 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <fstream>
+#include <filesystem>
 #include <iostream>
 #include <numeric>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <t5zero/cli/options.hpp>
@@ -18,6 +19,7 @@
 #include <t5zero/data/decoded_text.hpp>
 #include <t5zero/data/tokenizer.hpp>
 #include <t5zero/io/line_reader.hpp>
+#include <t5zero/io/line_writer.hpp>
 #include <t5zero/io/weights.hpp>
 #include <t5zero/train/report.hpp>
 #include <t5zero/train/run.hpp>
@@ -101,6 +103,16 @@ class line_translator {
   return setup;
 }
 
+/// Throws input_error if the translations would take the place of what is translated.
+inline void check_distinct_files(const translate_options& chosen) {
+  if (chosen.input == "-" || chosen.output == "-") return;
+  std::error_code missing;
+  if (!std::filesystem::equivalent(chosen.input, chosen.output, missing) ||
+      !std::filesystem::is_regular_file(chosen.input, missing))
+    return;
+  throw input_error("--output " + chosen.output + ": is the file of --input; name another file");
+}
+
 }  // namespace cli
 
 /// Reads lines, translates them in batches of what is ready, writes them in order. Returns the exit code: 0,
@@ -134,14 +146,10 @@ int translate(int argc, char** argv) {
                            " are available; lower --batch_size, --num_beams, --max_source_length or "
                            "--max_length, or use --bf16");
     }
+    cli::check_distinct_files(chosen);
     line_reader input(chosen.input);
+    line_writer output(chosen.output, "--output");
     translator translates(files, chosen, how);
-    std::ofstream file;
-    if (chosen.output != "-") {
-      file.open(chosen.output, std::ios::binary | std::ios::trunc);
-      if (!file) throw io_error("--output " + chosen.output + ": cannot be written; name another file");
-    }
-    std::ostream& output = chosen.output == "-" ? std::cout : file;
     for (;;) {
       const index_t first = input.count();
       const std::vector<std::string> lines = input.next(chosen.batch_size);
@@ -150,12 +158,10 @@ int translate(int argc, char** argv) {
         detail::check_utf8(lines[i],
                            input.name() + ":" + std::to_string(first + 1 + static_cast<index_t>(i)));
       }
-      for (const std::string& line : translates.translate(lines, first)) output << line << '\n';
+      for (const std::string& line : translates.translate(lines, first)) output.add(line);
       output.flush();
-      if (!output) {
-        throw io_error("--output " + chosen.output + ": writing failed after line " + std::to_string(first));
-      }
     }
+    output.finish();
     if (translates.cut() > 0) {
       std::cerr << translates.cut() << " sentences were cut to " << chosen.max_source_length
                 << " tokens; --max_source_length allows more\n";
