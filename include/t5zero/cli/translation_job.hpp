@@ -61,11 +61,11 @@ class translation_job {
           "--save_dtype 16bit: this run holds fp32 weights; train with --fp16 or --bf16, or leave "
           "the flag out");
     }
-    check_memory_of_model<Run>(plan_options_of<typename Run::backend>(chosen_, compiled.vocab_size));
     if (!chosen_.do_train && !chosen_.do_eval && !chosen_.do_predict) {
       std::cerr << "There is nothing to do. Please pass `do_train`, `do_eval` and/or `do_predict`.\n";
       return 0;
     }
+    check_memory_of_model<Run>(plan_options_of<typename Run::backend>(chosen_, compiled.vocab_size));
     check_output_directory(chosen_);
     const std::string fingerprint = run_fingerprint(chosen_, Run::name());
     if (const auto start = find_start(chosen_, fingerprint)) open_checkpoint(*start);
