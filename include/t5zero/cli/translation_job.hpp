@@ -182,6 +182,8 @@ class translation_job {
 
     trainer_options settings = trainer_options_of<typename Run::backend>(chosen_, files_.config.dropout_rate);
     settings.evaluation_batch = evaluation;
+    check_generations(chosen_, files_.generation, files_.config.shape.vocab_size,
+                      chosen_.generation_config.value_or(files_.source));
     settings.generation = generation_bounds(chosen_, files_.generation, files_.config.shape.vocab_size);
     double learning_rate = chosen_.learning_rate;
     if (ds_ && steps_) {
