@@ -56,15 +56,17 @@ class line_translator {
     return options;
   }
 
-  /// first_line: of the whole input, from 0; sampling depends on it.
+  /// first_line: of the whole input, from 0; what is sampled for a line depends on its number alone.
   [[nodiscard]] std::vector<std::string> translate(const std::vector<std::string>& lines,
                                                    index_t first_line) {
     std::vector<text_pair> pairs;
     std::vector<std::size_t> places;
+    std::vector<std::uint32_t> rows;
     for (std::size_t i = 0; i < lines.size(); ++i) {
       if (stripped(lines[i]).empty()) continue;
       pairs.push_back({lines[i], ""});
       places.push_back(i);
+      rows.push_back(static_cast<std::uint32_t>(first_line + static_cast<index_t>(i)));
     }
     std::vector<std::string> translations(lines.size());
     if (pairs.empty()) return translations;
@@ -72,7 +74,7 @@ class line_translator {
     cut_ += data.statistics().truncated_sources;
     std::vector<index_t> order(pairs.size());
     std::iota(order.begin(), order.end(), index_t{0});
-    batch_.fill(data, order, static_cast<std::uint32_t>(first_line));
+    batch_.fill(data, order, rows);
     const auto& result = trainer_.generate(batch_.view(), how_);
     for (std::size_t i = 0; i < places.size(); ++i) {
       std::string text = text_.decode(result.tokens(static_cast<index_t>(i)));

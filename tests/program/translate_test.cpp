@@ -257,6 +257,20 @@ TEST_CASE("translations take the place of nothing but an earlier output", "[prog
     CHECK(content_of(out) == streamed.out);
     CHECK(std::count(streamed.out.begin(), streamed.out.end(), '\n') == 3);
   }
+  SECTION("what is sampled for a line depends on its number, not on the lines beside it") {
+    place.write("in.txt", "One.\n\nOne.\nOne.\n\n\nOne.\nTwo.\n");
+    const words sampled = {"--input", "in.txt", "--do_sample", "--batch_size"};
+    const auto in_batches_of = [&](const std::string& size) {
+      words all = sampled;
+      all.push_back(size);
+      const outcome ended = translate(all);
+      REQUIRE(ended.code == 0);
+      return ended.out;
+    };
+    const std::string one = in_batches_of("1");
+    CHECK(in_batches_of("3") == one);
+    CHECK(in_batches_of("8") == one);
+  }
   SECTION("a reader that leaves ends the program quietly") {
     std::string lines;
     for (int i = 0; i < 2000; ++i) lines += "One.\n";
