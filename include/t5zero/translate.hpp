@@ -3,10 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <fstream>
+#include <filesystem>
 #include <iostream>
 #include <numeric>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <t5zero/cli/options.hpp>
@@ -18,6 +19,7 @@
 #include <t5zero/data/decoded_text.hpp>
 #include <t5zero/data/tokenizer.hpp>
 #include <t5zero/io/line_reader.hpp>
+#include <t5zero/io/line_writer.hpp>
 #include <t5zero/io/weights.hpp>
 #include <t5zero/train/report.hpp>
 #include <t5zero/train/run.hpp>
@@ -54,15 +56,17 @@ class line_translator {
     return options;
   }
 
-  /// first_line: of the whole input, from 0; sampling depends on it.
+  /// first_line: of the whole input, from 0; what is sampled for a line depends on its number alone.
   [[nodiscard]] std::vector<std::string> translate(const std::vector<std::string>& lines,
                                                    index_t first_line) {
     std::vector<text_pair> pairs;
     std::vector<std::size_t> places;
+    std::vector<std::uint32_t> rows;
     for (std::size_t i = 0; i < lines.size(); ++i) {
       if (stripped(lines[i]).empty()) continue;
       pairs.push_back({lines[i], ""});
       places.push_back(i);
+      rows.push_back(static_cast<std::uint32_t>(first_line + static_cast<index_t>(i)));
     }
     std::vector<std::string> translations(lines.size());
     if (pairs.empty()) return translations;
@@ -70,7 +74,7 @@ class line_translator {
     cut_ += data.statistics().truncated_sources;
     std::vector<index_t> order(pairs.size());
     std::iota(order.begin(), order.end(), index_t{0});
-    batch_.fill(data, order, static_cast<std::uint32_t>(first_line));
+    batch_.fill(data, order, rows);
     const auto& result = trainer_.generate(batch_.view(), how_);
     for (std::size_t i = 0; i < places.size(); ++i) {
       std::string text = text_.decode(result.tokens(static_cast<index_t>(i)));
@@ -99,6 +103,16 @@ class line_translator {
   setup.model_revision = chosen.model_revision;
   setup.cache_dir = chosen.cache_dir;
   return setup;
+}
+
+/// Throws input_error if the translations would take the place of what is translated.
+inline void check_distinct_files(const translate_options& chosen) {
+  if (chosen.input == "-" || chosen.output == "-") return;
+  std::error_code missing;
+  if (!std::filesystem::equivalent(chosen.input, chosen.output, missing) ||
+      !std::filesystem::is_regular_file(chosen.input, missing))
+    return;
+  throw input_error("--output " + chosen.output + ": is the file of --input; name another file");
 }
 
 }  // namespace cli
@@ -134,14 +148,10 @@ int translate(int argc, char** argv) {
                            " are available; lower --batch_size, --num_beams, --max_source_length or "
                            "--max_length, or use --bf16");
     }
+    cli::check_distinct_files(chosen);
     line_reader input(chosen.input);
+    line_writer output(chosen.output, "--output");
     translator translates(files, chosen, how);
-    std::ofstream file;
-    if (chosen.output != "-") {
-      file.open(chosen.output, std::ios::binary | std::ios::trunc);
-      if (!file) throw io_error("--output " + chosen.output + ": cannot be written; name another file");
-    }
-    std::ostream& output = chosen.output == "-" ? std::cout : file;
     for (;;) {
       const index_t first = input.count();
       const std::vector<std::string> lines = input.next(chosen.batch_size);
@@ -150,12 +160,10 @@ int translate(int argc, char** argv) {
         detail::check_utf8(lines[i],
                            input.name() + ":" + std::to_string(first + 1 + static_cast<index_t>(i)));
       }
-      for (const std::string& line : translates.translate(lines, first)) output << line << '\n';
+      for (const std::string& line : translates.translate(lines, first)) output.add(line);
       output.flush();
-      if (!output) {
-        throw io_error("--output " + chosen.output + ": writing failed after line " + std::to_string(first));
-      }
     }
+    output.finish();
     if (translates.cut() > 0) {
       std::cerr << translates.cut() << " sentences were cut to " << chosen.max_source_length
                 << " tokens; --max_source_length allows more\n";

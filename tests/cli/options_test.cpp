@@ -327,3 +327,10 @@ TEST_CASE("an executable of one run refuses flags against its type") {
             }),
             "the model is t5-large"));
 }
+
+TEST_CASE("beams have a bound", "[cli]") {
+  for (const std::string flag : {"--num_beams", "--generation_num_beams"}) {
+    CHECK_NOTHROW(parse_with({flag, "1024"}));
+    CHECK(has(refusal({flag, "1025"}), flag + " 1025: at most 1024 is needed"));
+  }
+}

@@ -1,13 +1,17 @@
 // Event files, read back record by record.
 #include <t5zero/io/tensorboard.hpp>
 
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <iterator>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -61,6 +65,31 @@ TEST_CASE("events are framed records with their checksums", "[io]") {
   const std::string of_value = std::string("\x0a\x0a") + "train/loss" + "\x15" + simple;
   const std::string summary = std::string("\x0a") + static_cast<char>(of_value.size()) + of_value;
   CHECK(events[1].substr(9) == std::string("\x10\xac\x02\x2a") + static_cast<char>(summary.size()) + summary);
+  std::filesystem::remove_all(directory);
+}
+
+TEST_CASE("when the disk is full, one warning is all", "[io]") {
+  const auto directory =
+      std::filesystem::temp_directory_path() / ("t5zero_full." + std::to_string(::getpid()));
+  std::ostringstream said;
+  std::streambuf* const before = std::cerr.rdbuf(said.rdbuf());
+  {
+    t5zero::tensorboard_writer writer(directory);
+    struct rlimit limit {};
+    REQUIRE(::getrlimit(RLIMIT_FSIZE, &limit) == 0);
+    const rlim_t largest = limit.rlim_cur;
+    limit.rlim_cur = std::filesystem::file_size(writer.path()) + 10;
+    auto* const signalled = std::signal(SIGXFSZ, SIG_IGN);
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    for (int step = 0; step < 3; ++step) writer.add_scalar("train/loss", 1.5, step);
+    limit.rlim_cur = largest;
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    std::signal(SIGXFSZ, signalled);
+    writer.add_scalar("train/loss", 1.5, 3);
+    CHECK(said.str() == "warning: " + writer.path().string() +
+                            ": cannot be written; no more events are, training goes on\n");
+  }
+  std::cerr.rdbuf(before);
   std::filesystem::remove_all(directory);
 }
 

@@ -116,6 +116,47 @@ TEST_CASE("an end below the best K is ignored, and early stopping decides when t
   }
 }
 
+TEST_CASE("a sentence whose scores are not finite has no translation", "[model]") {
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+  search_state search(1, 2, 3);
+  const generation_options options = options_of(2, 3);
+  search.start(1, options);
+  advance(search, {-0.1F, -0.2F, -0.3F, -0.4F, 0, 0, 0, 0}, {10, 11, 12, 13, 10, 11, 12, 13});
+  advance(search, {-0.1F, -0.2F, -0.3F, -0.4F, -5.F, -6.F, -7.F, -8.F}, {20, 21, 22, 23, 30, 31, 32, 33});
+  REQUIRE(search.rows() == 0);
+  CHECK(ids(search.best_tokens(0)) == std::vector<std::int32_t>{10, 20});
+  // The next one does not get what the one before had.
+  search.start(1, options);
+  CHECK(search.best_tokens(0).empty());
+  advance(search, {nan, nan, nan, nan, nan, nan, nan, nan}, {10, 11, 12, 13, 10, 11, 12, 13});
+  REQUIRE(search.rows() == 2);
+  CHECK_THROWS_AS(advance(search, {nan, nan, nan, nan, nan, nan, nan, nan}, {10, 11, 12, 13, 10, 11, 12, 13}),
+                  t5zero::numeric_error);
+}
+
+TEST_CASE("NaN in one beam leaves the other", "[model]") {
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+  search_state search(1, 2, 3);
+  const generation_options options = options_of(2, 3);
+  search.start(1, options);
+  advance(search, {-0.1F, -0.2F, -0.3F, -0.4F, 0, 0, 0, 0}, {10, 11, 12, 13, 10, 11, 12, 13});
+  advance(search, {nan, nan, nan, nan, -5.F, -6.F, -7.F, -8.F}, {20, 21, 22, 23, 30, 31, 32, 33});
+  CHECK(ids(search.best_tokens(0)) == std::vector<std::int32_t>{11, 30});
+}
+
+TEST_CASE("without enough ways to go on, the best beam is the translation", "[model]") {
+  search_state search(1, 2, 5);
+  const generation_options options = options_of(2, 5);
+  search.start(1, options);
+  constexpr float none = -std::numeric_limits<float>::infinity();
+  advance(search, {-0.1F, -0.2F, 0, 0}, {2, 3, 2, 3});
+  REQUIRE(search.rows() == 2);
+  // Rules forbid all but one token, the end among them.
+  advance(search, {-0.1F, none, none, none}, {2, 1, 1, 1});
+  CHECK(search.rows() == 0);
+  CHECK(ids(search.best_tokens(0)) == std::vector<std::int32_t>{2, 2});
+}
+
 TEST_CASE("more than was planned is refused", "[model]") {
   search_state search(2, 2, 4);
   CHECK_THROWS_AS(search.start(3, options_of(1, 4)), t5zero::contract_error);

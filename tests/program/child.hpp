@@ -5,12 +5,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <fcntl.h>
@@ -30,6 +32,56 @@ inline std::string content_of(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
+
+/// A program that runs beside the test; killed with it.
+class running_program {
+ public:
+  /// out: where its standard output goes; -1: to `log`, as what it says on standard error.
+  running_program(const std::vector<std::string>& arguments, const std::filesystem::path& directory,
+                  const std::filesystem::path& log, int out = -1)
+      : child_(::fork()) {
+    if (child_ != 0) return;
+    std::vector<char*> argv;
+    for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+    argv.push_back(nullptr);
+    const int to = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (::chdir(directory.c_str()) == 0 && ::dup2(out < 0 ? to : out, 1) == 1 && ::dup2(to, 2) == 2)
+      ::execv(argv[0], argv.data());
+    ::_exit(127);
+  }
+  running_program(const running_program&) = delete;
+  running_program& operator=(const running_program&) = delete;
+  ~running_program() {
+    if (ended_) return;
+    send(SIGKILL);
+    (void)status();
+  }
+
+  void send(int number) const { ::kill(child_, number); }
+  [[nodiscard]] bool ended() {
+    if (!ended_) ended_ = ::waitpid(child_, &status_, WNOHANG) == child_;
+    return ended_;
+  }
+  /// Waits for the end; the exit status as waitpid has it.
+  [[nodiscard]] int status() {
+    if (!ended_) ended_ = ::waitpid(child_, &status_, 0) == child_;
+    return status_;
+  }
+  /// Waits until `holds`, the program's end, or a minute has passed; returns whether it holds.
+  template <class Condition>
+  [[nodiscard]] bool wait_until(const Condition& holds) {
+    for (int i = 0; i < 60'000 / 5 && !holds(); ++i) {
+      if (ended()) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return holds();
+  }
+
+ private:
+  pid_t child_;
+  int status_ = 0;
+  bool ended_ = false;
+};
 
 /// A directory of its own for each test, gone at the end. Inputs and outputs lie under `work`; what programs
 /// print does not.

@@ -1,6 +1,5 @@
 // Checkpoints from outside: runs that are killed, stopped, resumed; what is refused on the way.
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -11,104 +10,24 @@
 #include <thread>
 #include <vector>
 
-#include <fcntl.h>
-
 #include <nlohmann/json.hpp>
 
 #include "catch.hpp"
-#include "program/child.hpp"
+#include "program/training_sandbox.hpp"
 
 using t5zero_test::content_of;
 using t5zero_test::outcome;
-using t5zero_test::sandbox;
+using t5zero_test::training_sandbox;
+using t5zero_test::words;
 
 namespace {
 
 namespace fs = std::filesystem;
-using words = std::vector<std::string>;
-
-/// Trains a tiny model with dropout for three epochs of 51 updates; the last batch of an epoch is short.
-class resume_sandbox : public sandbox {
- public:
-  resume_sandbox() {
-    const std::string data = std::string(T5ZERO_SOURCE_DIR) + "/examples/data/en-ro/";
-    write("train.jsonl", content_of(data + "train.jsonl"));
-    write("validation.jsonl", content_of(data + "validation.jsonl"));
-  }
-  static words command(const words& more) {
-    words all = {std::string(T5ZERO_BIN_DIR) + "/t5_tiny_plain",
-                 "--from_scratch",
-                 "--config_name",
-                 "t5-tiny",
-                 "--source_lang",
-                 "en",
-                 "--target_lang",
-                 "ro",
-                 "--train_file",
-                 "train.jsonl",
-                 "--do_train",
-                 "--num_train_epochs",
-                 "3",
-                 "--per_device_train_batch_size",
-                 "4",
-                 "--learning_rate",
-                 "3e-3",
-                 "--logging_steps",
-                 "5",
-                 "--save_steps",
-                 "9",
-                 "--threads",
-                 "2"};
-    all.insert(all.end(), more.begin(), more.end());
-    return all;
-  }
-  [[nodiscard]] outcome trains(const words& more) const { return run(command(more)); }
-  [[nodiscard]] std::string file(const std::string& name) const { return content_of(work() / name); }
-
-  /// step, loss, grad_norm, learning_rate of each log line.
-  [[nodiscard]] nlohmann::json losses(const std::string& directory) const {
-    nlohmann::json rows = nlohmann::json::array();
-    const nlohmann::json state = nlohmann::json::parse(file(directory + "/trainer_state.json"));
-    for (const auto& entry : state["log_history"]) {
-      if (entry.contains("loss"))
-        rows.push_back({entry["step"], entry["loss"], entry["grad_norm"], entry["learning_rate"]});
-    }
-    return rows;
-  }
-  [[nodiscard]] std::vector<std::string> checkpoints(const std::string& directory) const {
-    std::vector<std::string> names;
-    for (const auto& entry : fs::directory_iterator(work() / directory)) {
-      const std::string name = entry.path().filename().string();
-      if (name.find("checkpoint") != std::string::npos) names.push_back(name);
-    }
-    std::sort(names.begin(), names.end());
-    return names;
-  }
-
-  /// Starts the command; sends `number` after `delay`; gives the exit status as waitpid has it.
-  [[nodiscard]] int interrupted(const words& arguments, int number, std::chrono::milliseconds delay) const {
-    const pid_t child = ::fork();
-    if (child == 0) {
-      std::vector<char*> argv;
-      for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-      argv.push_back(nullptr);
-      const int out = ::open((work().parent_path() / "log").c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
-      if (::chdir(work().c_str()) == 0 && ::dup2(out, 1) == 1 && ::dup2(out, 2) == 2)
-        ::execv(argv[0], argv.data());
-      ::_exit(127);
-    }
-    std::this_thread::sleep_for(delay);
-    ::kill(child, number);
-    int status = 0;
-    ::waitpid(child, &status, 0);
-    return status;
-  }
-};
 
 }  // namespace
 
 TEST_CASE("killed at 20 random moments, a run ends as if it had not been", "[program]") {
-  const resume_sandbox place;
+  const training_sandbox place;
   const outcome whole = place.trains({"--output_dir", "whole"});
   INFO(whole.err);
   REQUIRE(whole.code == 0);
@@ -118,8 +37,11 @@ TEST_CASE("killed at 20 random moments, a run ends as if it had not been", "[pro
   int kills = 0;
   while (kills < 20) {
     // Saves are frequent and slow beside updates of this size, so many kills hit one.
-    const int status = place.interrupted(command, SIGKILL, std::chrono::milliseconds(30 + engine() % 120));
-    INFO(content_of(place.work().parent_path() / "log"));
+    t5zero_test::running_program run = place.starts(command);
+    std::this_thread::sleep_for(std::chrono::milliseconds(30 + engine() % 120));
+    run.send(SIGKILL);
+    const int status = run.status();
+    INFO(place.log());
     const bool ended = WIFEXITED(status);
     REQUIRE((!ended || WEXITSTATUS(status) == 0));
     if (ended) fs::remove_all(place.work() / "killed");  // ended before its signal: from the beginning again
@@ -135,7 +57,7 @@ TEST_CASE("killed at 20 random moments, a run ends as if it had not been", "[pro
 }
 
 TEST_CASE("train k and resume is train N, across an epoch and with accumulation", "[program]") {
-  const resume_sandbox place;
+  const training_sandbox place;
   const words accumulates = {"--gradient_accumulation_steps", "3", "--save_steps", "10"};
   const auto with = [&](words more) {
     more.insert(more.end(), accumulates.begin(), accumulates.end());
@@ -155,7 +77,7 @@ TEST_CASE("train k and resume is train N, across an epoch and with accumulation"
 }
 
 TEST_CASE("Adafactor with recomputed activations resumes bit for bit", "[program]") {
-  const resume_sandbox place;
+  const training_sandbox place;
   const words how = {"--optim",
                      "adafactor",
                      "--gradient_checkpointing",
@@ -177,26 +99,23 @@ TEST_CASE("Adafactor with recomputed activations resumes bit for bit", "[program
   CHECK(place.file("out/README.md").find("Adafactor") != std::string::npos);
 }
 
-TEST_CASE("SIGTERM and SIGINT save a checkpoint after the update", "[program]") {
-  const resume_sandbox place;
-  for (const int number : {SIGTERM, SIGINT}) {
-    const std::string out = "stopped" + std::to_string(number);
-    const words command =
-        place.command({"--output_dir", out, "--save_strategy", "no", "--num_train_epochs", "2000"});
-    const int status = place.interrupted(command, number, std::chrono::milliseconds(900));
-    INFO(content_of(place.work().parent_path() / "log"));
-    REQUIRE(WIFEXITED(status));
-    CHECK(WEXITSTATUS(status) == 128 + number);
-    const auto saved = place.checkpoints(out);
-    REQUIRE(saved.size() == 1);
-    CHECK(content_of(place.work().parent_path() / "log").find("--resume_from_checkpoint " + out) !=
-          std::string::npos);
-    CHECK(fs::exists(place.work() / out / saved[0] / "model.safetensors"));
-  }
+TEST_CASE("at the end of an epoch there is nothing to skip", "[program]") {
+  const training_sandbox place;
+  REQUIRE(place.trains({"--output_dir", "run", "--num_train_epochs", "2", "--save_strategy", "epoch"}).code ==
+          0);
+  REQUIRE(place.checkpoints("run") == words{"checkpoint-102", "checkpoint-51"});
+  const auto loop = nlohmann::json::parse(place.file("run/checkpoint-51/t5zero_checkpoint.json"))["loop"];
+  CHECK(loop["epoch"] == 1);
+  CHECK(loop["batch"] == 0);
+  REQUIRE(place
+              .trains({"--output_dir", "on", "--num_train_epochs", "2", "--save_strategy", "no",
+                       "--resume_from_checkpoint", "run/checkpoint-51", "--ignore_data_skip"})
+              .code == 0);
+  CHECK(place.losses("on") == place.losses("run"));
 }
 
 TEST_CASE("checkpoints that cannot be gone on from", "[program]") {
-  const resume_sandbox place;
+  const training_sandbox place;
   REQUIRE(place.trains({"--output_dir", "run", "--max_steps", "27"}).code == 0);
   const auto refused = [&](const words& more, const words& named) {
     const auto before = place.contents();
@@ -220,6 +139,10 @@ TEST_CASE("checkpoints that cannot be gone on from", "[program]") {
           {"--per_device_train_batch_size was 4", "is 2"});
   refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--seed", "7"},
           {"--seed", "was 42", "is 7"});
+  refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--dataloader_drop_last"},
+          {"--dataloader_drop_last was false", "is true"});
+  refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--group_by_length"},
+          {"--group_by_length was false", "is true"});
   refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--optim", "adafactor"},
           {"--optim was adamw", "is adafactor"});
   // Without a flag the last one is taken, so it is the one that is damaged.
@@ -240,12 +163,16 @@ TEST_CASE("checkpoints that cannot be gone on from", "[program]") {
   renamed.replace(renamed.find("\"d_ff\": 128"), 11, "\"d_ff\": 256");
   place.write(last + "/t5zero_checkpoint.json", renamed);
   refused({"--output_dir", "run"}, {"another model", "d_ff is 256", "128"});
+  std::string later = text;
+  later.replace(later.find("\"batch\": 27"), 11, "\"batch\": 51");
+  place.write(last + "/t5zero_checkpoint.json", later);
+  refused({"--output_dir", "run"}, {"\"batch\" is more than an epoch of this data has"});
   fs::remove(manifest);
   refused({"--output_dir", "run"}, {"t5zero_checkpoint.json", "run/checkpoint-18"});
 }
 
 TEST_CASE("the best model, kept and loaded at the end", "[program]") {
-  const resume_sandbox place;
+  const training_sandbox place;
   const words evaluates = {"--validation_file",
                            "validation.jsonl",
                            "--eval_strategy",
@@ -283,8 +210,21 @@ TEST_CASE("the best model, kept and loaded at the end", "[program]") {
   CHECK(results["eval_loss"].get<double>() == best);
 }
 
+TEST_CASE("checkpoints of another run in the same directory go first", "[program]") {
+  const training_sandbox place;
+  const words limited = {"--output_dir", "out", "--overwrite_output_dir", "--save_total_limit", "1"};
+  const auto with = [&](words more) {
+    more.insert(more.end(), limited.begin(), limited.end());
+    return place.trains(more);
+  };
+  REQUIRE(with({"--max_steps", "12", "--save_steps", "12"}).code == 0);
+  REQUIRE(place.checkpoints("out") == words{"checkpoint-12"});
+  REQUIRE(with({"--max_steps", "4", "--save_steps", "2"}).code == 0);
+  CHECK(place.checkpoints("out") == words{"checkpoint-4"});
+}
+
 TEST_CASE("metrics and generation lengths that make no sense are refused at once", "[program]") {
-  const resume_sandbox place;
+  const training_sandbox place;
   const auto refused = [&](const words& more, const std::string& named) {
     words all = {"--output_dir", "o", "--validation_file", "validation.jsonl"};
     all.insert(all.end(), more.begin(), more.end());

@@ -218,3 +218,66 @@ TEST_CASE("a model's generation_config.json, and one named on the command line",
   CHECK(saved["max_new_tokens"] == 5);
   CHECK(saved["eos_token_id"] == 1);
 }
+
+TEST_CASE("translations take the place of nothing but an earlier output", "[program]") {
+  const sandbox place;
+  const std::string data = std::string(T5ZERO_SOURCE_DIR) + "/examples/data/en-ro/";
+  REQUIRE(place
+              .run({bin + "/t5_tiny_plain", "--from_scratch", "--config_name", "t5-tiny", "--train_file",
+                    data + "train.jsonl", "--do_train", "--max_steps", "1", "--output_dir", "model",
+                    "--source_lang", "en", "--target_lang", "ro"})
+              .code == 0);
+  const auto translate = [&](const words& more) {
+    words all = {bin + "/t5_tiny_translate", "model", "--max_length", "6"};
+    all.insert(all.end(), more.begin(), more.end());
+    return place.run(all);
+  };
+  const fs::path out = place.work() / "out.txt";
+  place.write("in.txt", "One.\n\nTwo.\n");
+  place.write("wrong.txt", "One.\n\xff\n");
+  place.write("out.txt", "before\n");
+  SECTION("the input is refused as output") {
+    for (const char* same : {"in.txt", "./in.txt"}) {
+      const outcome ended = translate({"--input", "in.txt", "--output", same});
+      CHECK(ended.code == 2);
+      CHECK(ended.err.find(std::string("--output ") + same + ": is the file of --input") !=
+            std::string::npos);
+    }
+    CHECK(content_of(place.work() / "in.txt") == "One.\n\nTwo.\n");
+  }
+  SECTION("an error leaves the earlier output") {
+    const auto before = place.contents();
+    CHECK(translate({"--input", "wrong.txt", "--output", "out.txt", "--batch_size", "1"}).code == 2);
+    CHECK(place.contents() == before);
+  }
+  SECTION("else it is replaced") {
+    const outcome streamed = translate({"--input", "in.txt"});
+    REQUIRE(streamed.code == 0);
+    REQUIRE(translate({"--input", "in.txt", "--output", "out.txt"}).code == 0);
+    CHECK(content_of(out) == streamed.out);
+    CHECK(std::count(streamed.out.begin(), streamed.out.end(), '\n') == 3);
+  }
+  SECTION("what is sampled for a line depends on its number, not on the lines beside it") {
+    place.write("in.txt", "One.\n\nOne.\nOne.\n\n\nOne.\nTwo.\n");
+    const words sampled = {"--input", "in.txt", "--do_sample", "--batch_size"};
+    const auto in_batches_of = [&](const std::string& size) {
+      words all = sampled;
+      all.push_back(size);
+      const outcome ended = translate(all);
+      REQUIRE(ended.code == 0);
+      return ended.out;
+    };
+    const std::string one = in_batches_of("1");
+    CHECK(in_batches_of("3") == one);
+    CHECK(in_batches_of("8") == one);
+  }
+  SECTION("a reader that leaves ends the program quietly") {
+    std::string lines;
+    for (int i = 0; i < 2000; ++i) lines += "One.\n";
+    place.write("in.txt", lines);
+    const outcome ended = place.run(
+        {"/bin/sh", "-c", bin + "/t5_tiny_translate model --max_length 3 --input in.txt | head -n 1"});
+    CHECK(ended.code == 0);
+    CHECK(ended.err.empty());
+  }
+}

@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 
 #include <t5zero/cli/options.hpp>
+#include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/io/generation_config.hpp>
 #include <t5zero/model/generation_options.hpp>
@@ -28,6 +30,40 @@ enum class evaluation_time : std::uint8_t { during_training, at_end };
   how.num_beams = at_end ? chosen.num_beams : chosen.generation_num_beams.value_or(how.num_beams);
   how.seed = static_cast<std::uint32_t>(chosen.seed);
   return how;
+}
+
+/// Whether the run generates then.
+[[nodiscard]] inline bool generates(const options& chosen, evaluation_time when) {
+  if (!chosen.predict_with_generate) return false;
+  return when == evaluation_time::at_end
+             ? chosen.do_eval || chosen.do_predict
+             : chosen.do_train && chosen.do_eval && chosen.eval_strategy != interval_strategy::no;
+}
+
+/// Refuses, before anything is trained, what a generation would refuse. model_source: where `model` comes
+/// from, for the message. Throws input_error naming flag or file, value and repair.
+inline void check_generations(const options& chosen, const generation_config& model, index_t vocab_size,
+                              const std::string& model_source) {
+  for (const evaluation_time when : {evaluation_time::during_training, evaluation_time::at_end}) {
+    if (!generates(chosen, when)) continue;
+    const generation_options how = choose_generation(chosen, model, when);
+    const std::string flag = when == evaluation_time::at_end ? "--num_beams" : "--generation_num_beams";
+    const std::string beams = flag + " " + std::to_string(how.num_beams);
+    if (how.do_sample && how.num_beams > 1) {
+      throw input_error(beams + ": the generation configuration of " + model_source +
+                        " has \"do_sample\": true, and sampling goes with one beam; give " + flag +
+                        " 1, or another --generation_config");
+    }
+    if (how.num_beams > vocab_size) {
+      throw input_error(beams + ": the model has only " + std::to_string(vocab_size) + " tokens; give fewer");
+    }
+    try {
+      check_generation_options(how, vocab_size);
+    } catch (const contract_error& wrong) {
+      throw input_error("the generation configuration of " + model_source + ": " + wrong.what() +
+                        "; mend it, or give another --generation_config");
+    }
+  }
 }
 
 /// Bounds of all generations of the run.

@@ -32,6 +32,7 @@ namespace detail {
 // Within these no size of a memory plan leaves 64 bits.
 inline constexpr index_t longest_sequence = index_t{1} << 20;  // tokens
 inline constexpr index_t largest_batch = index_t{1} << 16;     // sentences
+inline constexpr index_t most_beams = 1024;
 inline constexpr index_t most_threads = 1024;
 
 inline void bind_model_and_data(option_binder& bind, options& to) {
@@ -60,12 +61,13 @@ inline void bind_model_and_data(option_binder& bind, options& to) {
   bind.integer("max_predict_samples", to.max_predict_samples, 1, "a number of rows of at least 1");
   bind.boolean("ignore_pad_token_for_loss", to.ignore_pad_token_for_loss);
   bind.text("source_prefix", to.source_prefix);
-  bind.integer("num_beams", to.num_beams, 1, "a number of beams of at least 1");
+  bind.integer("num_beams", to.num_beams, 1, "a number of beams of at least 1", most_beams);
   bind.boolean("predict_with_generate", to.predict_with_generate);
   bind.text("generation_config", to.generation_config);
   bind.integer("generation_max_length", to.generation_max_length, 1, "a number of tokens of at least 1",
                longest_sequence);
-  bind.integer("generation_num_beams", to.generation_num_beams, 1, "a number of beams of at least 1");
+  bind.integer("generation_num_beams", to.generation_num_beams, 1, "a number of beams of at least 1",
+               most_beams);
 }
 
 inline void bind_training(option_binder& bind, options& to) {

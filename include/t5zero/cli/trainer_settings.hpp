@@ -21,13 +21,18 @@ template <class Backend>
   return chosen.threads > 0 ? static_cast<int>(chosen.threads) : Backend::default_threads();
 }
 
+/// Whether the plan of the options alone holds what training needs; without any --do_... that is what is
+/// asked.
+[[nodiscard]] inline bool plans_training(const options& chosen) {
+  return chosen.do_train || !(chosen.do_eval || chosen.do_predict);
+}
+
 /// The worst batch that the options allow.
 [[nodiscard]] inline batch_shape longest_batch(const options& chosen) {
-  const bool trains = chosen.do_train || !chosen.do_eval;
   const index_t target_length = std::max(chosen.max_target_length, chosen.evaluation_target_length());
   const target_padding padding = padding_of_labels(chosen, target_length);
   return batch_shape::of_lengths(
-      trains ? chosen.per_device_train_batch_size : chosen.per_device_eval_batch_size,
+      plans_training(chosen) ? chosen.per_device_train_batch_size : chosen.per_device_eval_batch_size,
       chosen.max_source_length, padding.counts_in_loss ? padding.padded(target_length) : target_length);
 }
 
@@ -36,7 +41,7 @@ template <class Backend>
 [[nodiscard]] plan_options plan_options_of(const options& chosen, index_t vocab_size) {
   return {.threads = threads_of<Backend>(chosen),
           .micro_batches = chosen.gradient_accumulation_steps,
-          .trains = chosen.do_train || !chosen.do_eval,
+          .trains = plans_training(chosen),
           .optimizer = chosen.uses_adafactor() ? optimizer_kind::adafactor : optimizer_kind::adamw,
           .recomputes_activations = chosen.gradient_checkpointing,
           .generation = generation_bounds(chosen, {}, vocab_size)};

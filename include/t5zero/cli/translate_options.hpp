@@ -58,7 +58,9 @@ struct translate_options {
       ->required();
   app.add_option("--input", chosen.input, "text file, one sentence a line; - is standard input")
       ->capture_default_str();
-  app.add_option("--output", chosen.output, "where the translations go; - is standard output")
+  app.add_option(
+         "--output", chosen.output,
+         "the file for the translations, written whole at the end; - is standard output, as they come")
       ->capture_default_str();
   app.add_option(name("--source_prefix"), chosen.source_prefix,
                  "text before every sentence, as in training, e.g. 'translate English to Romanian: '");

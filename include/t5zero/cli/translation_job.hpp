@@ -12,7 +12,9 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -53,16 +55,17 @@ class translation_job {
       : chosen_(std::move(chosen)), ds_(std::move(config)) {}
 
   int run() {
+    const broken_pipes_ignored unread;
     if (chosen_.save_dtype == save_dtype_choice::half && sizeof(typename Run::param_type) == 4) {
       throw input_error(
           "--save_dtype 16bit: this run holds fp32 weights; train with --fp16 or --bf16, or leave "
           "the flag out");
     }
-    check_memory_of_model<Run>(plan_options_of<typename Run::backend>(chosen_, compiled.vocab_size));
     if (!chosen_.do_train && !chosen_.do_eval && !chosen_.do_predict) {
       std::cerr << "There is nothing to do. Please pass `do_train`, `do_eval` and/or `do_predict`.\n";
       return 0;
     }
+    check_memory_of_model<Run>(plan_options_of<typename Run::backend>(chosen_, compiled.vocab_size));
     check_output_directory(chosen_);
     const std::string fingerprint = run_fingerprint(chosen_, Run::name());
     if (const auto start = find_start(chosen_, fingerprint)) open_checkpoint(*start);
@@ -179,6 +182,8 @@ class translation_job {
 
     trainer_options settings = trainer_options_of<typename Run::backend>(chosen_, files_.config.dropout_rate);
     settings.evaluation_batch = evaluation;
+    check_generations(chosen_, files_.generation, files_.config.shape.vocab_size,
+                      chosen_.generation_config.value_or(files_.source));
     settings.generation = generation_bounds(chosen_, files_.generation, files_.config.shape.vocab_size);
     double learning_rate = chosen_.learning_rate;
     if (ds_ && steps_) {
@@ -259,7 +264,7 @@ class translation_job {
   }
   [[nodiscard]] data_fingerprint fingerprint_of_data() const {
     return {train_data_->size(), chosen_.per_device_train_batch_size, chosen_.gradient_accumulation_steps,
-            order_seed(chosen_)};
+            order_seed(chosen_), chosen_.dataloader_drop_last,        chosen_.group_by_length};
   }
   [[nodiscard]] evaluation_options evaluation_of(evaluation_time when, bool has_references) const {
     evaluation_options how;
@@ -272,15 +277,18 @@ class translation_job {
     return how;
   }
 
-  /// Returns the signal that stopped training before its end, or 0.
+  /// Returns the signal that asked to stop, or 0.
   int train() {
     const step_arithmetic& steps = *steps_;
     loop_state state;
+    std::optional<std::filesystem::path> resumed;
     if (checkpoint_) {
       state = checkpoint_->state();
+      resumed = checkpoint_->directory();
       if (chosen_.ignore_data_skip) state.batch = 0;
       checkpoint_.reset();
     }
+    note_other_runs(resumed, state.global_step);
     const loop_options how = loop_options_of(chosen_, steps, files_.config.decoder_start_token_id);
     facts_.logging_steps = how.log_every;
     facts_.eval_steps = how.evaluate_every;
@@ -292,7 +300,7 @@ class translation_job {
     loop_events events;
     events.learning_rate = [this](index_t applied) { return learning_rate(applied); };
     events.evaluate = [this](loop_state& at, progress_bar& bar) { return evaluate_during_training(at, bar); };
-    events.save = [this](const loop_state& at) { save_training(at); };
+    events.save = [this](const loop_state& at, save_reason reason) { save_training(at, reason); };
     events.logged = [this](const log_entry& entry) { track(entry); };
     if (chosen_.reports_to_tensorboard()) tensorboard_.emplace(tensorboard_directory());
     const stop_signal listens;
@@ -308,7 +316,12 @@ class translation_job {
       return ended.stopped_by;
     }
     finish_training(state, ended, bar);
-    return 0;
+    const int signal = stop_signal::number();
+    if (signal == 0) return 0;
+    save_documents();
+    std::cerr << "Signal " << signal << " came when training ended: the model is saved in "
+              << chosen_.output_dir << ", evaluation and prediction are left out\n";
+    return signal;
   }
 
   void finish_training(loop_state& state, const loop_result& ended, progress_bar& bar) {
@@ -395,20 +408,31 @@ class translation_job {
                         saved_type_name<Run>(narrow), *tokenizer_files_);
   }
 
-  /// Writes checkpoint-<step> and removes what save_total_limit leaves no room for.
-  void save_training(const loop_state& state) {
+  /// Writes checkpoint-<step> and removes what save_total_limit leaves no room for. A run that stops saves
+  /// all that it needs to go on, also under --save_only_model.
+  void save_training(const loop_state& state, save_reason reason) {
     const std::filesystem::path output = chosen_.output_dir;
     if (state.best) facts_.best_model_checkpoint = (output / checkpoint_name_of(state.best->step)).string();
     save_checkpoint(output, state.global_step, [&](atomic_save& save) {
       add_model(save);
-      if (!chosen_.save_only_model)
+      if (!chosen_.save_only_model || reason == save_reason::stopping)
         add_training_state(save, *trainer_, !saves_16_bit(), state, fingerprint_of_data());
       save.add("trainer_state.json", trainer_state_json(state, facts_));
     });
+    steps_of_other_runs_.erase(state.global_step);
     if (chosen_.save_total_limit) {
-      const bool keeps_best = chosen_.load_best_model_at_end && state.best;
-      prune_checkpoints(output, *chosen_.save_total_limit,
-                        keeps_best ? output / checkpoint_name_of(state.best->step) : std::filesystem::path());
+      std::set<index_t> kept = {state.global_step};
+      if (chosen_.load_best_model_at_end && state.best) kept.insert(state.best->step);
+      prune_checkpoints(output, *chosen_.save_total_limit, kept, steps_of_other_runs_);
+    }
+  }
+  /// Notes which checkpoints in the output directory this run does not go on from: all of them if it begins
+  /// anew, and those after `resumed`.
+  void note_other_runs(const std::optional<std::filesystem::path>& resumed, index_t step) {
+    std::error_code failure;
+    const bool goes_on = resumed && std::filesystem::equivalent(*resumed / "..", chosen_.output_dir, failure);
+    for (const checkpoint_directory& other : find_checkpoints(chosen_.output_dir)) {
+      if (!goes_on || other.step > step) steps_of_other_runs_.insert(other.step);
     }
   }
   [[nodiscard]] static std::string checkpoint_name_of(index_t step) {
@@ -527,6 +551,7 @@ class translation_job {
   std::optional<tokenized_dataset> test_data_;
   bool test_has_references_ = true;
   std::optional<training_checkpoint> checkpoint_;  ///< to go on from; gone once training has begun
+  std::set<index_t> steps_of_other_runs_;          ///< whose checkpoints lie in the output directory
   trainer_state_facts facts_;
   run_documents documents_;
   std::optional<tensorboard_writer> tensorboard_;

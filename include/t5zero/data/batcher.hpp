@@ -117,6 +117,27 @@ class micro_batch {
   /// nothing within the planned shape. `padding` must be the one the shape was planned with.
   void fill(const tokenized_dataset& data, std::span<const index_t> examples, std::uint32_t first_row,
             std::int32_t decoder_start_id = tokenizer::pad_id, const target_padding& padding = {}) {
+    fill_rows(
+        data, examples, [=](std::size_t b) { return first_row + static_cast<std::uint32_t>(b); },
+        decoder_start_id, padding);
+  }
+  /// The same with a row of its own for each example.
+  void fill(const tokenized_dataset& data, std::span<const index_t> examples,
+            std::span<const std::uint32_t> rows, std::int32_t decoder_start_id = tokenizer::pad_id,
+            const target_padding& padding = {}) {
+    require(rows.size() == examples.size(), "micro_batch: every example needs a row");
+    fill_rows(
+        data, examples, [=](std::size_t b) { return rows[b]; }, decoder_start_id, padding);
+  }
+
+  [[nodiscard]] batch_view view() const {
+    return {source_.view(), target_.view(), source_.ids.data(), target_.ids.data(), labels_.data()};
+  }
+
+ private:
+  template <class RowOf>
+  void fill_rows(const tokenized_dataset& data, std::span<const index_t> examples, const RowOf& row_of,
+                 std::int32_t decoder_start_id, const target_padding& padding) {
     source_.clear();
     target_.clear();
     labels_.clear();
@@ -127,7 +148,7 @@ class micro_batch {
       padded_length = padding.padded(padded_length);
     }
     for (std::size_t b = 0; b < examples.size(); ++b) {
-      const auto row = first_row + static_cast<std::uint32_t>(b);
+      const std::uint32_t row = row_of(b);
       for (const std::int32_t id : data.source(examples[b])) source_.add(id, row);
       source_.end_sequence();
       std::int32_t previous = decoder_start_id;
@@ -143,11 +164,6 @@ class micro_batch {
     }
   }
 
-  [[nodiscard]] batch_view view() const {
-    return {source_.view(), target_.view(), source_.ids.data(), target_.ids.data(), labels_.data()};
-  }
-
- private:
   struct side {
     side(index_t batch, index_t tokens) {
       offsets.reserve(static_cast<std::size_t>(batch) + 1);

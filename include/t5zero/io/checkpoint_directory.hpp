@@ -9,9 +9,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -47,13 +49,62 @@ inline void sync_directory(const std::filesystem::path& directory) {
   ::close(descriptor);
 }
 
+/// The name of `directory` while this process works on it: hidden, beside it.
+[[nodiscard]] inline std::filesystem::path hidden_name(const std::filesystem::path& directory,
+                                                       std::string_view why) {
+  std::string name(1, '.');
+  name.append(directory.filename().string()).append(1, '.').append(std::to_string(::getpid()));
+  return directory.parent_path() / name.append(why);
+}
+
 /// Removes a directory that others must not take for whole meanwhile.
 inline void remove_hidden_first(const std::filesystem::path& directory) {
-  const std::filesystem::path hidden = directory.parent_path() / ("." + directory.filename().string() + "." +
-                                                                  std::to_string(::getpid()) + ".removed");
+  const std::filesystem::path hidden = hidden_name(directory, ".removed");
   std::error_code failure;
   std::filesystem::rename(directory, hidden, failure);
   if (!failure) std::filesystem::remove_all(hidden, failure);
+}
+
+/// Two directories take each other's names, in one step. False: not here (not every file system can).
+[[nodiscard]] inline bool exchange_names(const std::filesystem::path& a, const std::filesystem::path& b) {
+  return ::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0;
+}
+
+/// Gives `whole` the name `target`, which another directory has: that one is renamed away, and back if its
+/// name cannot be taken. Killed in between, remove_stale_partials renames it back. Throws io_error.
+inline void replace_in_two_steps(const std::filesystem::path& whole, const std::filesystem::path& target) {
+  const std::filesystem::path before = hidden_name(target, ".replaced");
+  int failure = 0;
+  if (::rename(target.c_str(), before.c_str()) != 0) {
+    failure = errno;
+  } else if (::rename(whole.c_str(), target.c_str()) != 0) {
+    failure = errno;
+    if (::rename(before.c_str(), target.c_str()) != 0) {
+      throw io_error(target.string() + " cannot be replaced (" + std::strerror(failure) +
+                     "); the one before lies in " + before.string());
+    }
+  }
+  if (failure != 0) {
+    throw io_error(target.string() + " cannot be replaced (" + std::strerror(failure) +
+                   "); earlier checkpoints are untouched");
+  }
+  std::error_code ignored;
+  std::filesystem::remove_all(before, ignored);
+}
+
+/// Gives `whole` the name `target`. What has that name goes when the new one is in place. Throws io_error.
+inline void put_in_place(const std::filesystem::path& whole, const std::filesystem::path& target) {
+  std::error_code ignored;
+  if (std::filesystem::exists(std::filesystem::symlink_status(target, ignored))) {
+    if (!exchange_names(whole, target)) return replace_in_two_steps(whole, target);
+    // Removed under a name that nobody takes for a checkpoint, so a kill here leaves a stale partial.
+    std::filesystem::remove_all(whole, ignored);
+    return;
+  }
+  if (::rename(whole.c_str(), target.c_str()) != 0) {
+    throw io_error(target.string() + " cannot be put in place (" + std::strerror(errno) +
+                   "); earlier checkpoints are untouched");
+  }
 }
 
 }  // namespace detail
@@ -72,29 +123,32 @@ inline void remove_hidden_first(const std::filesystem::path& directory) {
   return found;
 }
 
-/// Removes the lowest checkpoints until `limit` are left; never `keep` (an empty path keeps none).
+/// Removes the oldest checkpoints until `limit` are left; never those of the steps `kept`, also where they
+/// are more than the limit. of_others: steps of checkpoints of other runs, which count as older than this
+/// run's.
 inline void prune_checkpoints(const std::filesystem::path& output, index_t limit,
-                              const std::filesystem::path& keep) {
-  const std::vector<checkpoint_directory> all = find_checkpoints(output);
+                              const std::set<index_t>& kept, const std::set<index_t>& of_others = {}) {
+  std::vector<checkpoint_directory> all = find_checkpoints(output);
+  std::stable_partition(all.begin(), all.end(), [&](const checkpoint_directory& checkpoint) {
+    return of_others.contains(checkpoint.step);
+  });
   auto excess = static_cast<index_t>(all.size()) - limit;
   for (const checkpoint_directory& checkpoint : all) {
     if (excess <= 0) return;
-    if (checkpoint.path.filename() == keep.filename()) continue;
-    // The newest one is what a run resumes from, also where the limit is 1 and the best one is another.
-    if (checkpoint.step == all.back().step) return;
+    if (kept.contains(checkpoint.step)) continue;
     detail::remove_hidden_first(checkpoint.path);
     --excess;
   }
 }
 
 /// Writes output/checkpoint-<step>: `fill` adds its files to an atomic_save of the hidden directory. Whatever
-/// goes wrong before the rename leaves nothing of it. Throws io_error.
+/// goes wrong before the rename leaves nothing of it, and a checkpoint that had this name stays until the new
+/// one has it. Throws io_error.
 inline void save_checkpoint(const std::filesystem::path& output, index_t step,
                             const std::function<void(atomic_save&)>& fill) {
   namespace fs = std::filesystem;
-  const std::string name = std::string(detail::checkpoint_prefix) + std::to_string(step);
-  const fs::path hidden = output / ("." + name + "." + std::to_string(::getpid()) + ".partial");
-  const fs::path target = output / name;
+  const fs::path target = output / (std::string(detail::checkpoint_prefix) + std::to_string(step));
+  const fs::path hidden = detail::hidden_name(target, ".partial");
   std::error_code ignored;
   fs::remove_all(hidden, ignored);
   try {
@@ -103,11 +157,7 @@ inline void save_checkpoint(const std::filesystem::path& output, index_t step,
       fill(save);
       save.commit();
     }
-    if (fs::exists(target)) detail::remove_hidden_first(target);
-    if (::rename(hidden.c_str(), target.c_str()) != 0) {
-      throw io_error(target.string() + " cannot be put in place (" + std::strerror(errno) +
-                     "); earlier checkpoints are untouched");
-    }
+    detail::put_in_place(hidden, target);
   } catch (...) {
     fs::remove_all(hidden, ignored);
     throw;
@@ -116,7 +166,8 @@ inline void save_checkpoint(const std::filesystem::path& output, index_t step,
 }
 
 /// Removes what killed processes left half-written or half-removed: names like ".x.<pid>.partial" whose
-/// process is gone. Those of living processes stay.
+/// process is gone. Those of living processes stay. What was to be replaced and has no successor yet gets its
+/// name back.
 inline void remove_stale_partials(const std::filesystem::path& output) {
   namespace fs = std::filesystem;
   std::vector<fs::path> stale;
@@ -125,12 +176,19 @@ inline void remove_stale_partials(const std::filesystem::path& output) {
     std::string name = entry.path().filename().string();
     if (!name.starts_with('.')) continue;
     const std::size_t suffix = name.rfind('.');
-    if (name.substr(suffix) != ".partial" && name.substr(suffix) != ".removed") continue;
+    const std::string why = name.substr(suffix);
+    if (why != ".partial" && why != ".removed" && why != ".replaced") continue;
     name.resize(suffix);
-    const index_t process = detail::digits_of(std::string_view(name).substr(name.rfind('.') + 1));
+    const std::size_t number = name.rfind('.') + 1;
+    const index_t process = detail::digits_of(std::string_view(name).substr(number));
     if (process <= 0 || process > 0x7fffffff) continue;
     const bool lives = ::kill(static_cast<pid_t>(process), 0) == 0 || errno == EPERM;
-    if (!lives || process == ::getpid()) stale.push_back(entry.path());
+    if (lives && process != ::getpid()) continue;
+    stale.push_back(entry.path());
+    if (why != ".replaced" || number < 3) continue;
+    const fs::path target = output / name.substr(1, number - 2);
+    if (fs::exists(fs::symlink_status(target, failure))) continue;
+    if (::rename(entry.path().c_str(), target.c_str()) == 0) stale.pop_back();
   }
   for (const fs::path& path : stale) fs::remove_all(path, failure);
 }

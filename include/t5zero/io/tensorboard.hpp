@@ -12,6 +12,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -80,7 +81,8 @@ class protobuf_message {
 
 }  // namespace detail
 
-/// Appends scalars to a new event file.
+/// Appends scalars to a new event file. When it cannot be written any more (a full disk), says so once on
+/// standard error and writes no more: a training is worth more than its curves.
 class tensorboard_writer {
  public:
   /// Makes the directory and its events.out.tfevents.* file. Throws io_error.
@@ -95,10 +97,12 @@ class tensorboard_writer {
     detail::protobuf_message event;
     event.add_double(1, now());
     event.add_bytes(3, "brain.Event:2");
-    write(event);
+    if (!write(event))
+      throw io_error(path_.string() + ": cannot be written; free some space, or leave --report_to out");
   }
 
   void add_scalar(std::string_view tag, double value, index_t step) {
+    if (!file_) return;
     detail::protobuf_message of_value;
     of_value.add_bytes(1, tag);
     of_value.add_float(2, static_cast<float>(value));
@@ -108,7 +112,9 @@ class tensorboard_writer {
     event.add_double(1, now());
     event.add_integer(2, step);
     event.add_bytes(5, summary.bytes());
-    write(event);
+    if (!write(event))
+      std::cerr << "warning: " << path_.string()
+                << ": cannot be written; no more events are, training goes on\n";
   }
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
@@ -129,12 +135,11 @@ class tensorboard_writer {
     std::memcpy(bytes.data(), &value, sizeof(T));
     return bytes;
   }
-  void write(const detail::protobuf_message& event) {
+  [[nodiscard]] bool write(const detail::protobuf_message& event) {
     const std::string length = raw(static_cast<std::uint64_t>(event.bytes().size()));
     file_ << length << raw(masked(length)) << event.bytes() << raw(masked(event.bytes()));
     file_.flush();
-    if (!file_)
-      throw io_error(path_.string() + ": cannot be written; free some space, or leave --report_to out");
+    return static_cast<bool>(file_);
   }
 
   std::filesystem::path path_;

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <utility>
 #include <vector>
@@ -55,6 +56,7 @@ class search_state {
     slots_ = batch * beams_;
     length_ = 1;
     active_.clear();
+    std::fill_n(finished_.begin(), slots_, hypothesis{});
     for (index_t b = 0; b < batch; ++b) {
       active_.push_back(b);
       sentences_[static_cast<std::size_t>(b)] = {};
@@ -111,7 +113,8 @@ class search_state {
   }
 
   /// Beam search. scores, ids: [rows, candidates], each row's best next tokens by log probability,
-  /// descending; at least 2 * num_beams of them unless the vocabulary is smaller.
+  /// descending; at least 2 * num_beams of them unless the vocabulary is smaller. Throws numeric_error if a
+  /// sentence is over and none of its scores is finite.
   void advance_beams(matrix_view<const float> scores, matrix_view<const std::int32_t> ids) {
     index_t kept = 0;
     const auto sentences = static_cast<index_t>(active_.size());
@@ -119,7 +122,10 @@ class search_state {
       const index_t b = active_[static_cast<std::size_t>(a)];
       merge_candidates(a, scores, ids);
       finish_hypotheses(a, b);
-      if (is_done(b)) continue;
+      if (is_done(b)) {
+        if (sentences_[static_cast<std::size_t>(b)].finished == 0) finish_unended(a, b);
+        continue;
+      }
       for (index_t k = 0; k < beams_; ++k) {
         const candidate& chosen = merged_[static_cast<std::size_t>(order_[static_cast<std::size_t>(k)])];
         const index_t to = kept * beams_ + k;
@@ -164,7 +170,7 @@ class search_state {
   };
   struct hypothesis {
     float score = 0.0F;
-    index_t length = 0;  ///< the start token included
+    index_t length = 1;  ///< the start token included
     index_t place = 0;   ///< row of finished_tokens_
   };
   struct candidate {
@@ -199,8 +205,12 @@ class search_state {
     merged_.clear();
     for (index_t k = 0; k < beams_; ++k) {
       const index_t row = a * beams_ + k;
-      for (index_t c = 0; c < scores.cols; ++c)
-        merged_.push_back({now_.score[static_cast<std::size_t>(row)] + scores(row, c), k, ids(row, c)});
+      for (index_t c = 0; c < scores.cols; ++c) {
+        const float score = now_.score[static_cast<std::size_t>(row)] + scores(row, c);
+        // NaN has no order: it is the worst.
+        merged_.push_back(
+            {std::isnan(score) ? -std::numeric_limits<float>::infinity() : score, k, ids(row, c)});
+      }
     }
     const auto wanted = static_cast<std::ptrdiff_t>(
         std::min<std::size_t>(merged_.size(), static_cast<std::size_t>(2 * beams_)));
@@ -248,6 +258,19 @@ class search_state {
         static_cast<float>(penalised(any_length ? options_->max_length - 1 : length_));
     const float worst = finished_[static_cast<std::size_t>(b * beams_ + beams_ - 1)].score;
     state.closed = !(best_possible > worst);
+  }
+
+  /// A sentence is over without an end among its best: the best beam is its hypothesis.
+  void finish_unended(index_t a, index_t b) {
+    const candidate& best = merged_.front();
+    if (!(best.score > no_score)) {
+      throw numeric_error(
+          "generation: the scores of a sentence are not finite, so none of its beams is a translation; the "
+          "weights are not finite, or fp16 overflowed: use --bf16 or fp32");
+    }
+    const index_t row = a * beams_ + best.beam;
+    now_.tokens[static_cast<std::size_t>(row * max_length_ + length_)] = best.id;
+    add_hypothesis(b, row, best.score / static_cast<float>(penalised(length_)));
   }
 
   /// length^length_penalty of `length` generated tokens.

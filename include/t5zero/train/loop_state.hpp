@@ -19,7 +19,7 @@ struct best_evaluation {
 struct loop_state {
   index_t global_step = 0;   ///< updates done, skipped ones included
   index_t epoch = 0;         ///< of the next micro-batch, from 0
-  index_t batch = 0;         ///< the next micro-batch of that epoch, from 0
+  index_t batch = 0;         ///< the next micro-batch of that epoch, from 0 and below its number
   double epochs_done = 0.0;  ///< with the fraction of the epoch at hand
   double total_loss = 0.0;   ///< sum of all updates' losses
   double window_loss = 0.0;  ///< sum since the last log line
@@ -27,6 +27,13 @@ struct loop_state {
   double total_flos = 0.0;  ///< floating-point operations, as Hugging Face counts them
   std::optional<best_evaluation> best;
   log_history history;
+
+  /// After an epoch's last micro-batch the next one is the first of the next epoch.
+  void end_epoch_after(index_t batches_per_epoch) {
+    if (batch < batches_per_epoch) return;
+    ++epoch;
+    batch = 0;
+  }
 };
 
 }  // namespace t5zero

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -19,6 +20,7 @@
 
 #include <t5zero/core/checksum.hpp>
 #include <t5zero/core/error.hpp>
+#include <t5zero/core/integers.hpp>
 #include <t5zero/io/atomic_save.hpp>
 #include <t5zero/io/safetensors.hpp>
 #include <t5zero/io/strict_json.hpp>
@@ -34,13 +36,19 @@ struct data_fingerprint {
   index_t batch_size = 0;
   index_t gradient_accumulation = 0;
   std::uint32_t order_seed = 0;
+  bool drops_last = false;
+  bool groups_by_length = false;
+
+  [[nodiscard]] index_t batches_per_epoch() const {
+    return drops_last ? examples / batch_size : ceil_div(examples, batch_size);
+  }
 };
 
 namespace detail {
 
 inline constexpr const char* manifest_file = "t5zero_checkpoint.json";
 inline constexpr const char* state_file = "t5zero_state.safetensors";
-inline constexpr index_t checkpoint_version = 1;
+inline constexpr index_t checkpoint_version = 2;
 
 /// JSON has no NaN or infinity.
 [[nodiscard]] inline nlohmann::json exact_number(double value) {
@@ -73,6 +81,10 @@ class manifest_reader {
   [[nodiscard]] std::uint64_t unsigned_integer(const char* key) const {
     if (!value(key).is_number_unsigned()) damaged(key, "is no count");
     return value(key).get<std::uint64_t>();
+  }
+  [[nodiscard]] bool boolean(const char* key) const {
+    if (!value(key).is_boolean()) damaged(key, "is neither true nor false");
+    return value(key).get<bool>();
   }
   [[nodiscard]] std::string text(const char* key) const {
     if (!value(key).is_string()) damaged(key, "is no text");
@@ -207,7 +219,9 @@ void add_training_state(atomic_save& save, const trainer<Run>& trained, bool wei
                                     {{"examples", data.examples},
                                      {"per_device_train_batch_size", data.batch_size},
                                      {"gradient_accumulation_steps", data.gradient_accumulation},
-                                     {"data_seed", data.order_seed}}},
+                                     {"data_seed", data.order_seed},
+                                     {"dataloader_drop_last", data.drops_last},
+                                     {"group_by_length", data.groups_by_length}}},
                                    {"loop",
                                     {{"global_step", state.global_step},
                                      {"epoch", state.epoch},
@@ -249,9 +263,14 @@ class training_checkpoint {
       state_.best = best_evaluation{loop.at("best").number("metric"), loop.at("best").integer("step")};
     state_.history = detail::history_of(manifest_.at("history"));
     const detail::manifest_reader data = manifest_.at("data");
-    data_ = {data.integer("examples"), data.integer("per_device_train_batch_size"),
-             data.integer("gradient_accumulation_steps"),
-             static_cast<std::uint32_t>(data.integer("data_seed"))};
+    data_ = {data.integer("examples", 1),
+             data.integer("per_device_train_batch_size", 1),
+             data.integer("gradient_accumulation_steps", 1),
+             static_cast<std::uint32_t>(data.integer("data_seed")),
+             data.boolean("dataloader_drop_last"),
+             data.boolean("group_by_length")};
+    if (state_.batch >= data_.batches_per_epoch())
+      loop.damaged("batch", "is more than an epoch of this data has");
   }
 
   [[nodiscard]] const std::filesystem::path& directory() const { return directory_; }
@@ -261,8 +280,14 @@ class training_checkpoint {
   void check(const data_fingerprint& now) const {
     const auto compare = [&](const char* flag, auto then, auto today, const char* repair) {
       if (then == today) return;
-      throw input_error(directory_.string() + ": " + flag + " was " + std::to_string(then) +
-                        " when this checkpoint was written and is " + std::to_string(today) +
+      const auto text = [](auto value) {
+        if constexpr (std::is_same_v<decltype(value), bool>)
+          return std::string(value ? "true" : "false");
+        else
+          return std::to_string(value);
+      };
+      throw input_error(directory_.string() + ": " + flag + " was " + text(then) +
+                        " when this checkpoint was written and is " + text(today) +
                         " now, so the run cannot go on from the same place; " + repair +
                         ", or start a new run from its weights with --model_name_or_path " +
                         directory_.string());
@@ -274,6 +299,8 @@ class training_checkpoint {
             "give the same");
     compare("the seed of the order (--data_seed or --seed)", data_.order_seed, now.order_seed,
             "give the same");
+    compare("--dataloader_drop_last", data_.drops_last, now.drops_last, "give the same");
+    compare("--group_by_length", data_.groups_by_length, now.groups_by_length, "give the same");
   }
 
   /// Loads weights, moments and counters. Throws input_error: names, sizes and counters are checked before

@@ -49,12 +49,15 @@ struct loop_options {
   index_t save_every = 500;
 };
 
+/// Why a checkpoint is written: it is its turn, or the run stops here and is to go on from it.
+enum class save_reason : std::uint8_t { due, stopping };
+
 /// What the loop calls. evaluate: evaluates, appends to the state's history and returns whether it is the
 /// best so far. save: writes a checkpoint of the state.
 struct loop_events {
   std::function<double(index_t applied_updates)> learning_rate;
   std::function<bool(loop_state&, progress_bar&)> evaluate;
-  std::function<void(const loop_state&)> save;
+  std::function<void(const loop_state&, save_reason)> save;
   std::function<void(const log_entry&)> logged;  ///< a line of training figures was printed
 };
 
@@ -90,18 +93,14 @@ class training_loop {
     const index_t first_step = state.global_step;
     last_result_ = start;
     bar.advance(state.global_step);
+    state.end_epoch_after(steps_.batches_per_epoch);
     if (options_.evaluates_on_start && state.global_step == 0) events_.evaluate(state, bar);
     while (state.global_step < steps_.max_steps && result.stopped_by == 0) {
       const std::vector<index_t> order = order_of(static_cast<std::uint32_t>(state.epoch));
-      while (state.batch < steps_.batches_per_epoch && state.global_step < steps_.max_steps &&
-             result.stopped_by == 0) {
+      do {
         update(state, order, bar);
         result.stopped_by = after_update(state, bar);
-      }
-      if (state.batch == steps_.batches_per_epoch) {
-        state.batch = 0;
-        ++state.epoch;
-      }
+      } while (state.batch != 0 && state.global_step < steps_.max_steps && result.stopped_by == 0);
     }
     result.seconds = seconds_since(start);
     result.updates = state.global_step - first_step;
@@ -147,6 +146,7 @@ class training_loop {
     ++state.global_step;
     state.epochs_done = static_cast<double>(state.epoch) +
                         static_cast<double>(state.batch) / static_cast<double>(steps_.batches_per_epoch);
+    state.end_epoch_after(steps_.batches_per_epoch);
     submitted.step = state.global_step;
     in_flight_[static_cast<std::size_t>(submitted.step % trainer<Run>::updates_in_flight)] = submitted;
     while (trainer_->outstanding() >= trainer<Run>::updates_in_flight) read_result(state, bar);
@@ -194,11 +194,12 @@ class training_loop {
     }
   }
 
-  /// Logs, evaluates and saves, in Hugging Face's order. Returns the signal that asks to stop, or 0.
+  /// Logs, evaluates and saves, in Hugging Face's order. Returns the signal that asks to stop, or 0: after
+  /// the last update there is nothing left to stop.
   int after_update(loop_state& state, progress_bar& bar) {
     const index_t step = state.global_step;
     const bool is_last = step == steps_.max_steps;
-    const bool ends_epoch = state.batch == steps_.batches_per_epoch || is_last;
+    const bool ends_epoch = state.batch == 0 || is_last;
     const auto is_due = [&](interval_strategy strategy, index_t every) {
       return (strategy == interval_strategy::steps && step % every == 0) ||
              (strategy == interval_strategy::epoch && ends_epoch);
@@ -218,9 +219,9 @@ class training_loop {
       const bool is_best = events_.evaluate(state, bar);
       saves = saves || (options_.saving == interval_strategy::best && is_best);
     }
-    const int signal = stop_signal::number();
+    const int signal = is_last ? 0 : stop_signal::number();
     if (signal != 0) read_results(state, bar);  // it came in between
-    if (saves || signal != 0) events_.save(state);
+    if (saves || signal != 0) events_.save(state, signal != 0 ? save_reason::stopping : save_reason::due);
     return signal;
   }
 

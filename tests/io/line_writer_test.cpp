@@ -1,0 +1,75 @@
+// Lines to files that appear whole.
+#include <t5zero/io/line_writer.hpp>
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include "catch.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+using t5zero::line_writer;
+
+class scratch_directory {
+ public:
+  scratch_directory() : path(fs::temp_directory_path() / ("t5zero_lines." + std::to_string(::getpid()))) {
+    fs::create_directories(path);
+  }
+  scratch_directory(const scratch_directory&) = delete;
+  scratch_directory& operator=(const scratch_directory&) = delete;
+  ~scratch_directory() { fs::remove_all(path); }
+
+  const fs::path path;
+};
+
+std::string text_of(const fs::path& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+}  // namespace
+
+TEST_CASE("a file stays as it was until all lines are there", "[io]") {
+  const scratch_directory scratch;
+  const fs::path file = scratch.path / "a.txt";
+  std::ofstream(file) << "before";
+  {
+    line_writer lines(file.string(), "--output");
+    lines.add("one");
+    lines.flush();
+    CHECK(text_of(file) == "before");
+  }
+  CHECK(text_of(file) == "before");
+  fs::create_symlink("a.txt", scratch.path / "link");
+  line_writer lines((scratch.path / "link").string(), "--output");
+  lines.add("one");
+  lines.flush();
+  lines.add("");
+  lines.finish();
+  CHECK(text_of(file) == "one\n\n");
+  CHECK(fs::is_symlink(scratch.path / "link"));
+  CHECK(std::distance(fs::directory_iterator(scratch.path), {}) == 2);
+}
+
+TEST_CASE("what is no file is written to as it is", "[io]") {
+  line_writer lines("/dev/null", "--output");
+  lines.add("one");
+  lines.finish();
+  CHECK(fs::is_character_file("/dev/null"));
+  line_writer full("/dev/full", "--output");
+  full.add("one");
+  CHECK_THROWS_AS(full.flush(), t5zero::io_error);
+}
+
+TEST_CASE("names that cannot be written are refused at once", "[io]") {
+  const scratch_directory scratch;
+  CHECK_THROWS_AS(line_writer("", "--output"), t5zero::io_error);
+  CHECK_THROWS_AS(line_writer(scratch.path.string(), "--output"), t5zero::io_error);
+  CHECK_THROWS_AS(line_writer((scratch.path / "none" / "a.txt").string(), "--output"), t5zero::io_error);
+  CHECK(fs::is_empty(scratch.path));
+}

@@ -1,0 +1,171 @@
+// Signals from outside: what a training saves before it ends, and how it says so.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <fcntl.h>
+
+#include "catch.hpp"
+#include "program/training_sandbox.hpp"
+
+using t5zero_test::outcome;
+using t5zero_test::running_program;
+using t5zero_test::training_sandbox;
+using t5zero_test::words;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A training that would take minutes.
+words endless(const std::string& out, words more = {}) {
+  more.insert(more.begin(), {"--output_dir", out, "--save_strategy", "no", "--num_train_epochs", "20000"});
+  return training_sandbox::command(more);
+}
+
+/// A pipe without room: who writes to it stands still until it is drained.
+class full_pipe {
+ public:
+  full_pipe() {
+    REQUIRE(::pipe2(ends_, O_CLOEXEC) == 0);
+    REQUIRE(::fcntl(ends_[1], F_SETFL, O_NONBLOCK) == 0);
+    while (::write(ends_[1], "\n", 1) == 1) {
+    }
+    REQUIRE(::fcntl(ends_[1], F_SETFL, 0) == 0);
+  }
+  full_pipe(const full_pipe&) = delete;
+  full_pipe& operator=(const full_pipe&) = delete;
+  ~full_pipe() {
+    for (const int end : ends_) ::close(end);
+  }
+  [[nodiscard]] int writes() const { return ends_[1]; }
+  /// Takes what is in it and what comes within half a second.
+  void drain() const {
+    REQUIRE(::fcntl(ends_[0], F_SETFL, O_NONBLOCK) == 0);
+    std::string bytes(1 << 16, '\0');
+    for (int i = 0; i < 50; ++i) {
+      while (::read(ends_[0], bytes.data(), bytes.size()) > 0) {
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+  }
+
+ private:
+  int ends_[2] = {-1, -1};
+};
+
+}  // namespace
+
+TEST_CASE("SIGTERM, SIGINT and SIGHUP save a checkpoint after the update", "[program]") {
+  const training_sandbox place;
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) {
+    const std::string out = "stopped" + std::to_string(number);
+    running_program run = place.starts(endless(out));
+    REQUIRE(run.wait_until([&] { return place.log().find("'loss'") != std::string::npos; }));
+    run.send(number);
+    const int status = run.status();
+    INFO(place.log());
+    REQUIRE(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 128 + number);
+    const auto saved = place.checkpoints(out);
+    REQUIRE(saved.size() == 1);
+    CHECK(place.log().find("--resume_from_checkpoint " + out) != std::string::npos);
+    CHECK(fs::exists(place.work() / out / saved[0] / "model.safetensors"));
+    fs::remove(place.log_file());
+  }
+}
+
+TEST_CASE("the signal that timeout sends twice is one wish", "[program]") {
+  const training_sandbox place;
+  words command = endless("stopped");
+  command.insert(command.begin(), {"/usr/bin/timeout", "2"});
+  running_program run = place.starts(command);
+  const int status = run.status();
+  INFO(place.log());
+  REQUIRE(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 124);
+  CHECK(place.checkpoints("stopped").size() == 1);
+}
+
+TEST_CASE("a second signal ends the program at once, unless it comes with the first", "[program]") {
+  const training_sandbox place;
+  for (const bool together : {true, false}) {
+    CAPTURE(together);
+    const std::string out = together ? "together" : "apart";
+    // Blocked, it cannot reach the end of the update.
+    const full_pipe pipe;
+    running_program run = place.starts(endless(out), pipe.writes());
+    REQUIRE(run.wait_until([&] { return fs::exists(place.work() / out / ".t5zero_run"); }));
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    run.send(SIGTERM);
+    std::this_thread::sleep_for(std::chrono::milliseconds(together ? 100 : 1300));
+    CHECK(!run.ended());
+    run.send(SIGTERM);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    CHECK(run.ended() == !together);
+    pipe.drain();
+    const int status = run.status();
+    INFO(place.log());
+    REQUIRE(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 143);
+    CHECK(place.checkpoints(out).size() == (together ? 1 : 0));
+  }
+}
+
+TEST_CASE("a stopped run of --save_only_model can go on", "[program]") {
+  const training_sandbox place;
+  running_program run = place.starts(endless("stopped", {"--save_only_model"}));
+  REQUIRE(run.wait_until([&] { return place.log().find("'loss'") != std::string::npos; }));
+  run.send(SIGTERM);
+  (void)run.status();
+  INFO(place.log());
+  const auto saved = place.checkpoints("stopped");
+  REQUIRE(saved.size() == 1);
+  const std::string step = saved[0].substr(saved[0].find('-') + 1);
+  const outcome resumed =
+      place.trains({"--output_dir", "on", "--max_steps", std::to_string(std::stoi(step) + 1),
+                    "--resume_from_checkpoint", "stopped/" + saved[0]});
+  INFO(resumed.err);
+  CHECK(resumed.code == 0);
+}
+
+TEST_CASE("a signal while the final model is saved leaves evaluation out", "[program]") {
+  const training_sandbox place;
+  const full_pipe pipe;
+  // The summary is the first line on standard output.
+  running_program run =
+      place.starts(training_sandbox::command({"--output_dir", "out", "--max_steps", "9", "--logging_strategy",
+                                              "no", "--do_eval", "--validation_file", "validation.jsonl"}),
+                   pipe.writes());
+  REQUIRE(run.wait_until([&] { return fs::exists(place.work() / "out/checkpoint-9"); }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  run.send(SIGTERM);
+  pipe.drain();
+  const int status = run.status();
+  INFO(place.log());
+  REQUIRE(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 143);
+  CHECK(fs::exists(place.work() / "out/model.safetensors"));
+  CHECK(fs::exists(place.work() / "out/train_results.json"));
+  CHECK(!fs::exists(place.work() / "out/eval_results.json"));
+  CHECK(place.log().find("left out") != std::string::npos);
+}
+
+TEST_CASE("nobody needs to read what a training prints", "[program]") {
+  const training_sandbox place;
+  std::string line;
+  for (const std::string& word : training_sandbox::command({"--output_dir", "out", "--max_steps", "40"}))
+    line += "'" + word + "' ";
+  running_program run = place.starts({"/bin/sh", "-c", line + "| head -n 1"});
+  const int status = run.status();
+  INFO(place.log());
+  REQUIRE(WIFEXITED(status));
+  CHECK(fs::exists(place.work() / "out/train_results.json"));
+}
