@@ -5,6 +5,7 @@
 #include <t5zero/io/weights.hpp>
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdint>
@@ -180,7 +181,9 @@ TEST_CASE("a save leaves no weights of another number of files, and nothing of a
 TEST_CASE("a save does not follow links, and knows before the first rename what it cannot replace") {
   const scratch_directory scratch;
   std::ofstream(scratch.path / "victim") << "mine";
-  std::filesystem::create_symlink("victim", scratch.path / ".a.txt.partial");
+  // The name under which the save writes a.txt.
+  const auto planted = scratch.path / (".a.txt." + std::to_string(::getpid()) + ".partial");
+  std::filesystem::create_symlink("victim", planted);
   {
     t5zero::atomic_save save(scratch.path);
     save.add("a.txt", "new");
@@ -190,13 +193,23 @@ TEST_CASE("a save does not follow links, and knows before the first rename what 
   std::string text;
   victim >> text;
   CHECK(text == "mine");
+  CHECK_FALSE(std::filesystem::exists(std::filesystem::symlink_status(planted)));
   std::filesystem::create_directories(scratch.path / "b.txt");
   t5zero::atomic_save save(scratch.path);
   save.add("a.txt", "newer");
   CHECK_THROWS_AS(save.add("b.txt", "new"), t5zero::io_error);
   const auto fresh = scratch.path / "fresh";
-  { const t5zero::atomic_save unused(fresh); }
+  for (const char* below : {"", "a", "a/b/"}) {
+    const t5zero::atomic_save unused(fresh / below);
+    CHECK(std::filesystem::is_directory(fresh / below));
+  }
   CHECK_FALSE(std::filesystem::exists(fresh));
+  {
+    t5zero::atomic_save kept(fresh / "a");
+    kept.add("c.txt", "new");
+    kept.commit();
+  }
+  CHECK(std::filesystem::exists(fresh / "a" / "c.txt"));
 }
 
 TEST_CASE("the files of a split") {
