@@ -85,6 +85,10 @@ TEST_CASE("safetensors round trip, single and sharded") {
 
 TEST_CASE("damaged safetensors files are named with what is wrong") {
   const scratch_directory scratch;
+  std::ofstream(scratch.path / "nothing.safetensors").flush();
+  CHECK_THAT(failure_of(scratch.path / "nothing.safetensors"), contains_text("nothing.safetensors: empty"));
+  CHECK_THAT(failure_of(scratch.path), contains_text("not a regular file"));
+  CHECK_THAT(failure_of(scratch.path / "none"), contains_text("No such file"));
   const auto file = scratch.path / "x.safetensors";
   std::ofstream(file) << "abc";
   CHECK_THAT(failure_of(file), contains_text("x.safetensors") && contains_text("3 bytes long"));

@@ -69,14 +69,24 @@ class file_mapping {
     if (descriptor < 0)
       throw input_error(path.string() + ": cannot be opened (" + std::strerror(errno) + ")");
     struct ::stat status {};
-    const bool known = ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
-    bytes_ = known ? status.st_size : 0;
-    if (bytes_ > 0) {
+    std::string reason;
+    if (::fstat(descriptor, &status) != 0) {
+      reason = std::string("cannot be read (") + std::strerror(errno) + ")";
+    } else if (!S_ISREG(status.st_mode)) {
+      reason = "not a regular file";
+    } else if (status.st_size == 0) {
+      reason = "empty";
+    } else {
+      bytes_ = status.st_size;
       void* data = ::mmap(nullptr, static_cast<std::size_t>(bytes_), PROT_READ, MAP_PRIVATE, descriptor, 0);
-      data_ = data == MAP_FAILED ? nullptr : static_cast<const std::byte*>(data);
+      if (data == MAP_FAILED) {
+        reason = std::string("cannot be mapped (") + std::strerror(errno) + ")";
+      } else {
+        data_ = static_cast<const std::byte*>(data);
+      }
     }
     ::close(descriptor);
-    if (data_ == nullptr) throw input_error(path.string() + ": empty, or not a regular file");
+    if (data_ == nullptr) throw input_error(path.string() + ": " + reason);
   }
   file_mapping(const file_mapping&) = delete;
   file_mapping& operator=(const file_mapping&) = delete;
