@@ -62,7 +62,6 @@ struct loop_events {
 struct loop_result {
   int stopped_by = 0;    ///< signal that ended it before its last update; 0: none
   double seconds = 0.0;  ///< of this call
-  index_t updates = 0;   ///< of this call
 };
 
 /// Trains on `data` from where `state` stands to steps.max_steps.
@@ -87,7 +86,6 @@ class training_loop {
   loop_result run(loop_state& state, progress_bar& bar) {
     const clock::time_point start = clock::now();
     loop_result result;
-    const index_t first_step = state.global_step;
     last_result_ = start;
     bar.advance(state.global_step);
     if (options_.evaluates_on_start && state.global_step == 0) events_.evaluate(state, bar);
@@ -104,7 +102,6 @@ class training_loop {
       }
     }
     result.seconds = seconds_since(start);
-    result.updates = state.global_step - first_step;
     return result;
   }
 
