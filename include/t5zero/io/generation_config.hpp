@@ -21,6 +21,7 @@ namespace t5zero {
 /// What the file says, and the file itself, so that keys unknown to us survive.
 struct generation_config {
   generation_options options;
+  bool says_length = false;        ///< max_length or max_new_tokens is given
   bool counts_new_tokens = false;  ///< max_new_tokens is given: it stands over every max_length
   nlohmann::json json = nlohmann::json::object();
 };
@@ -103,13 +104,15 @@ class generation_config_reader {
   generation_options& options = config.options;
   index_t max_length = 0;
   read.integer("max_length", max_length, 1);
-  if (max_length > 0 && max_length != 20) options.max_length = std::max<index_t>(2, max_length);
+  // 20 is the value of a file that says nothing, and then means 20 new tokens (transformers).
+  config.says_length = max_length > 0 && max_length != 20;
+  if (config.says_length) options.max_length = std::max<index_t>(2, max_length);
   read.integer("min_length", options.min_length, 0);
   index_t new_tokens = 0;
   read.integer("max_new_tokens", new_tokens, 1);
   if (new_tokens > 0) {
     options.max_length = 1 + new_tokens;
-    config.counts_new_tokens = true;
+    config.says_length = config.counts_new_tokens = true;
   }
   index_t least_new_tokens = 0;
   read.integer("min_new_tokens", least_new_tokens, 0);
