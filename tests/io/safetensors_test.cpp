@@ -1,6 +1,7 @@
 #include <t5zero/io/atomic_save.hpp>
 #include <t5zero/io/hub.hpp>
 #include <t5zero/io/model_config.hpp>
+#include <t5zero/io/model_directory.hpp>
 #include <t5zero/io/safetensors.hpp>
 #include <t5zero/io/weights.hpp>
 
@@ -315,4 +316,21 @@ TEST_CASE("other architectures are refused by name") {
     }
     CHECK_THAT(text, contains_text(type));
   }
+}
+
+TEST_CASE("a tokenizer_config.json is checked where it is read") {
+  const auto refusal = [](const nlohmann::json& config) {
+    try {
+      t5zero::check_tokenizer_config(config, "t.json");
+    } catch (const t5zero::input_error& e) {
+      return std::string(e.what());
+    }
+    return std::string("nothing thrown");
+  };
+  CHECK(refusal({{"clean_up_tokenization_spaces", true}}) == "nothing thrown");
+  CHECK_THAT(refusal({{"clean_up_tokenization_spaces", "yes"}}),
+             contains_text("t.json: \"clean_up_tokenization_spaces\" is \"yes\"; true or false"));
+  CHECK_THAT(refusal({{"clean_up_tokenization_spaces", nullptr}}), contains_text("true or false"));
+  CHECK_THAT(refusal({{"extra_ids", 7}}), contains_text("extra_ids"));
+  CHECK_THAT(refusal({{"legacy", false}}), contains_text("legacy=True"));
 }
