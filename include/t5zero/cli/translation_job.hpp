@@ -153,6 +153,8 @@ class translation_job {
                                   .drop_last = chosen_.dataloader_drop_last,
                                   .max_steps = chosen_.max_steps,
                                   .epochs = chosen_.num_train_epochs});
+      check_best_model_intervals(chosen_,
+                                 loop_options_of(chosen_, *steps_, files_.config.decoder_start_token_id));
     }
     if (chosen_.do_eval) {
       validation_data_.emplace(
