@@ -67,7 +67,7 @@ class translation_job {
     const std::string fingerprint = run_fingerprint(chosen_, Run::name());
     if (const auto start = find_start(chosen_, fingerprint)) open_checkpoint(*start);
     read_inputs();
-    if (checkpoint_) with_hint([&] { checkpoint_->check(fingerprint_of_data()); });
+    if (checkpoint_) checkpoint_->check(fingerprint_of_data());
     build_trainer();
     check_output_space();
     summarise();
@@ -200,7 +200,8 @@ class translation_job {
     trainer_ = std::make_unique<trainer<Run>>(files_.config.shape, largest_, settings);
     const clock::time_point start = clock::now();
     if (checkpoint_) {
-      with_hint([&] { checkpoint_->load(*trainer_); });
+      checkpoint_->check_run(*trainer_);
+      load_checkpoint();
     } else if (files_.weights) {
       const stored_weights weights(*files_.weights, trainer_->parameters(), files_.source);
       trainer_->load([&](const parameter_row& row, float* to) { weights.of(row).read(to); });
@@ -250,11 +251,9 @@ class translation_job {
       throw input_error(e.what() + other_checkpoint_hint(path));
     }
   }
-  /// Runs what may find the checkpoint damaged or unfit; the message then names the one before.
-  template <class Body>
-  void with_hint(const Body& body) const {
+  void load_checkpoint() {
     try {
-      body();
+      checkpoint_->load(*trainer_);
     } catch (const input_error& e) {
       throw input_error(e.what() + other_checkpoint_hint(checkpoint_->directory()));
     }
