@@ -183,6 +183,55 @@ TEST_CASE("a save leaves no weights of another number of files, and nothing of a
   CHECK_THROWS_AS(t5zero::tensor_archive::open_model(scratch.path), t5zero::input_error);
 }
 
+TEST_CASE("shards of a save stay whole until the index names those of the next") {
+  const scratch_directory scratch;
+  const auto save_value = [&](float value, bool commits = true) {
+    t5zero::atomic_save save(scratch.path);
+    t5zero::save_model_tensors(save, {tensor("a", {value, 2}), tensor("b", {value})}, 8);
+    if (commits) return save.commit();
+    // As a kill before the index's rename leaves it: the shards are in place, the index is not.
+    save.add("end", "");
+    for (const auto& entry : std::filesystem::directory_iterator(scratch.path)) {
+      const std::string name = entry.path().filename();
+      const auto shard = name.find("-of-00002.safetensors.");
+      if (name.starts_with(".model-") && shard != std::string::npos)
+        std::filesystem::copy_file(entry.path(), scratch.path / name.substr(1, shard + 20),
+                                   std::filesystem::copy_options::overwrite_existing);
+    }
+  };
+  const auto values = [&] {
+    const auto archive = t5zero::tensor_archive::open_model(scratch.path);
+    std::vector<float> a(2);
+    float b = 0.0F;
+    archive.find("a")->read(a.data());
+    archive.find("b")->read(&b);
+    CHECK(archive.tensors().size() == 2);
+    return std::vector<float>{a[0], b};
+  };
+  const auto shards = [&] {
+    std::set<std::string> all;
+    for (const auto& entry : std::filesystem::directory_iterator(scratch.path)) {
+      const std::string name = entry.path().filename();
+      if (name.ends_with(".safetensors")) all.insert(name);
+    }
+    return all;
+  };
+  const std::set<std::string> first{"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"};
+  const std::set<std::string> second{"model-b-00001-of-00002.safetensors",
+                                     "model-b-00002-of-00002.safetensors"};
+  save_value(1.0F);
+  CHECK(shards() == first);
+  save_value(2.0F);
+  CHECK(shards() == second);
+  CHECK(values() == std::vector<float>{2.0F, 2.0F});
+  save_value(3.0F, /*commits=*/false);
+  CHECK(shards().size() == 4);
+  CHECK(values() == std::vector<float>{2.0F, 2.0F});
+  save_value(4.0F);
+  CHECK(shards() == first);
+  CHECK(values() == std::vector<float>{4.0F, 4.0F});
+}
+
 TEST_CASE("a save does not follow links, and knows before the first rename what it cannot replace") {
   const scratch_directory scratch;
   std::ofstream(scratch.path / "victim") << "mine";

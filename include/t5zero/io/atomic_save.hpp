@@ -93,8 +93,9 @@ class atomic_save {
       }
     }
     names_.clear();
-    for (const std::string& name : retired_) ::unlink((directory_ / name).c_str());
     sync_directory(directory_);  // makes the names last; the files themselves were synced before
+    for (const std::string& name : retired_) ::unlink((directory_ / name).c_str());
+    sync_directory(directory_);
     // A new directory's own name is in the one above it.
     for (const std::filesystem::path& made : created_) sync_directory(made.parent_path());
     created_.clear();
