@@ -130,7 +130,7 @@ int translate(int argc, char** argv) {
     const cli::model_files files =
         cli::find_model(cli::setup_options(chosen), Run::model::shape, Run::model::name, Run::name());
     // Once more: where no flag is given, the model's generation_config holds.
-    chosen = parse_translate_options(argc, argv, files.generation.options);
+    chosen = parse_translate_options(argc, argv, files.generation);
     const generation_options& how = chosen.generation;
     using translator = cli::line_translator<Run>;
     const batch_shape largest = translator::largest_batch(chosen);

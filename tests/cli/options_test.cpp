@@ -266,6 +266,27 @@ TEST_CASE("accepted arguments share one notice, refused ones are errors unless t
   CHECK(parse_with({"--adafactor"}).uses_adafactor());
 }
 
+TEST_CASE("an evaluation of the loss alone generates nothing") {
+  const auto chosen = parse_with({"--do_eval", "--predict_with_generate", "--prediction_loss_only"});
+  CHECK_FALSE(chosen.predict_with_generate);
+  CHECK(chosen.notice.empty());
+  CHECK(parse_with({"--predict_with_generate", "--prediction_loss_only", "False"}).predict_with_generate);
+  CHECK(has(refusal({"--do_predict", "--predict_with_generate", "--prediction_loss_only"}),
+            "--do_predict would write no texts"));
+  CHECK(has(refusal({"--do_train", "--eval_strategy", "epoch", "--save_strategy", "epoch",
+                     "--predict_with_generate", "--prediction_loss_only", "--load_best_model_at_end",
+                     "--metric_for_best_model", "bleu"}),
+            "leave --prediction_loss_only out"));
+}
+
+TEST_CASE("evaluations between updates need an interval") {
+  CHECK(has(refusal({"--eval_strategy", "steps", "--logging_strategy", "no", "--logging_steps", "0"}),
+            "give --eval_steps"));
+  CHECK(parse_with({"--eval_strategy", "steps", "--logging_strategy", "no", "--logging_steps", "0",
+                    "--eval_steps", "7"})
+            .eval_steps->value == 7);
+}
+
 TEST_CASE("help") {
   CHECK(has(parse({"--help"}).help_text, "--learning_rate"));
   CHECK(has(parse({"-h"}).help_text, "--max_source_length"));

@@ -53,6 +53,7 @@ TEST_CASE("what a generation_config.json decides", "[io]") {
   CHECK(rich.options.no_repeat_ngram_size == 3);
   CHECK(rich.options.repetition_penalty == 1.2F);
   CHECK(rich.options.forced_eos_token_id == 1);
+  CHECK(parse({{"decoder_start_token_id", 0}}).decoder_start_token_id == 0);
 }
 
 TEST_CASE("what a generation_config.json may not say", "[io]") {
@@ -65,4 +66,16 @@ TEST_CASE("what a generation_config.json may not say", "[io]") {
   CHECK(has(refusal({{"top_p", 2.0}}), "top_p"));
   CHECK(has(refusal({{"do_sample", 1}}), "true or false"));
   CHECK(has(refusal(json::array()), "an object"));
+  CHECK(has(refusal({{"eos_token_id", 2}}), "\"eos_token_id\" is 2; T5's own end token, 1,"));
+  CHECK(has(refusal({{"eos_token_id", json::array({1, 2})}}), "the id of one token"));
+  CHECK(has(refusal({{"forced_eos_token_id", json::array({std::int64_t{1} << 40})}}), "the id of one token"));
+  CHECK(has(refusal({{"forced_bos_token_id", json::array({-1})}}), "the id of one token"));
+  CHECK(has(refusal({{"forced_bos_token_id", 1.5}}), "the id of one token"));
+  CHECK(has(refusal({{"decoder_start_token_id", -3}}), "the id of one token"));
+  CHECK(has(refusal({{"renormalize_logits", true}}), "not implemented"));
+  CHECK(has(refusal({{"stop_strings", "."}}), "not implemented"));
+  CHECK(has(refusal({{"max_time", 2.5}}), "not implemented"));
+  CHECK(has(refusal({{"forced_decoder_ids", json::array({json::array({1, 5})})}}), "not implemented"));
+  CHECK(refusal({{"renormalize_logits", false}, {"stop_strings", nullptr}, {"eos_token_id", 1}}) ==
+        "nothing thrown");
 }

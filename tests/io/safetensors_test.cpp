@@ -1,10 +1,12 @@
 #include <t5zero/io/atomic_save.hpp>
 #include <t5zero/io/hub.hpp>
 #include <t5zero/io/model_config.hpp>
+#include <t5zero/io/model_directory.hpp>
 #include <t5zero/io/safetensors.hpp>
 #include <t5zero/io/weights.hpp>
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdint>
@@ -84,6 +86,10 @@ TEST_CASE("safetensors round trip, single and sharded") {
 
 TEST_CASE("damaged safetensors files are named with what is wrong") {
   const scratch_directory scratch;
+  std::ofstream(scratch.path / "nothing.safetensors").flush();
+  CHECK_THAT(failure_of(scratch.path / "nothing.safetensors"), contains_text("nothing.safetensors: empty"));
+  CHECK_THAT(failure_of(scratch.path), contains_text("not a regular file"));
+  CHECK_THAT(failure_of(scratch.path / "none"), contains_text("No such file"));
   const auto file = scratch.path / "x.safetensors";
   std::ofstream(file) << "abc";
   CHECK_THAT(failure_of(file), contains_text("x.safetensors") && contains_text("3 bytes long"));
@@ -177,10 +183,61 @@ TEST_CASE("a save leaves no weights of another number of files, and nothing of a
   CHECK_THROWS_AS(t5zero::tensor_archive::open_model(scratch.path), t5zero::input_error);
 }
 
+TEST_CASE("shards of a save stay whole until the index names those of the next") {
+  const scratch_directory scratch;
+  const auto save_value = [&](float value, bool commits = true) {
+    t5zero::atomic_save save(scratch.path);
+    t5zero::save_model_tensors(save, {tensor("a", {value, 2}), tensor("b", {value})}, 8);
+    if (commits) return save.commit();
+    // As a kill before the index's rename leaves it: the shards are in place, the index is not.
+    save.add("end", "");
+    for (const auto& entry : std::filesystem::directory_iterator(scratch.path)) {
+      const std::string name = entry.path().filename();
+      const auto shard = name.find("-of-00002.safetensors.");
+      if (name.starts_with(".model-") && shard != std::string::npos)
+        std::filesystem::copy_file(entry.path(), scratch.path / name.substr(1, shard + 20),
+                                   std::filesystem::copy_options::overwrite_existing);
+    }
+  };
+  const auto values = [&] {
+    const auto archive = t5zero::tensor_archive::open_model(scratch.path);
+    std::vector<float> a(2);
+    float b = 0.0F;
+    archive.find("a")->read(a.data());
+    archive.find("b")->read(&b);
+    CHECK(archive.tensors().size() == 2);
+    return std::vector<float>{a[0], b};
+  };
+  const auto shards = [&] {
+    std::set<std::string> all;
+    for (const auto& entry : std::filesystem::directory_iterator(scratch.path)) {
+      const std::string name = entry.path().filename();
+      if (name.ends_with(".safetensors")) all.insert(name);
+    }
+    return all;
+  };
+  const std::set<std::string> first{"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"};
+  const std::set<std::string> second{"model-b-00001-of-00002.safetensors",
+                                     "model-b-00002-of-00002.safetensors"};
+  save_value(1.0F);
+  CHECK(shards() == first);
+  save_value(2.0F);
+  CHECK(shards() == second);
+  CHECK(values() == std::vector<float>{2.0F, 2.0F});
+  save_value(3.0F, /*commits=*/false);
+  CHECK(shards().size() == 4);
+  CHECK(values() == std::vector<float>{2.0F, 2.0F});
+  save_value(4.0F);
+  CHECK(shards() == first);
+  CHECK(values() == std::vector<float>{4.0F, 4.0F});
+}
+
 TEST_CASE("a save does not follow links, and knows before the first rename what it cannot replace") {
   const scratch_directory scratch;
   std::ofstream(scratch.path / "victim") << "mine";
-  std::filesystem::create_symlink("victim", scratch.path / ".a.txt.partial");
+  // The name under which the save writes a.txt.
+  const auto planted = scratch.path / (".a.txt." + std::to_string(::getpid()) + ".partial");
+  std::filesystem::create_symlink("victim", planted);
   {
     t5zero::atomic_save save(scratch.path);
     save.add("a.txt", "new");
@@ -190,13 +247,23 @@ TEST_CASE("a save does not follow links, and knows before the first rename what 
   std::string text;
   victim >> text;
   CHECK(text == "mine");
+  CHECK_FALSE(std::filesystem::exists(std::filesystem::symlink_status(planted)));
   std::filesystem::create_directories(scratch.path / "b.txt");
   t5zero::atomic_save save(scratch.path);
   save.add("a.txt", "newer");
   CHECK_THROWS_AS(save.add("b.txt", "new"), t5zero::io_error);
   const auto fresh = scratch.path / "fresh";
-  { const t5zero::atomic_save unused(fresh); }
+  for (const char* below : {"", "a", "a/b/"}) {
+    const t5zero::atomic_save unused(fresh / below);
+    CHECK(std::filesystem::is_directory(fresh / below));
+  }
   CHECK_FALSE(std::filesystem::exists(fresh));
+  {
+    t5zero::atomic_save kept(fresh / "a");
+    kept.add("c.txt", "new");
+    kept.commit();
+  }
+  CHECK(std::filesystem::exists(fresh / "a" / "c.txt"));
 }
 
 TEST_CASE("the files of a split") {
@@ -298,4 +365,21 @@ TEST_CASE("other architectures are refused by name") {
     }
     CHECK_THAT(text, contains_text(type));
   }
+}
+
+TEST_CASE("a tokenizer_config.json is checked where it is read") {
+  const auto refusal = [](const nlohmann::json& config) {
+    try {
+      t5zero::check_tokenizer_config(config, "t.json");
+    } catch (const t5zero::input_error& e) {
+      return std::string(e.what());
+    }
+    return std::string("nothing thrown");
+  };
+  CHECK(refusal({{"clean_up_tokenization_spaces", true}}) == "nothing thrown");
+  CHECK_THAT(refusal({{"clean_up_tokenization_spaces", "yes"}}),
+             contains_text("t.json: \"clean_up_tokenization_spaces\" is \"yes\"; true or false"));
+  CHECK_THAT(refusal({{"clean_up_tokenization_spaces", nullptr}}), contains_text("true or false"));
+  CHECK_THAT(refusal({{"extra_ids", 7}}), contains_text("extra_ids"));
+  CHECK_THAT(refusal({{"legacy", false}}), contains_text("legacy=True"));
 }

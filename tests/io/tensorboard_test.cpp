@@ -95,4 +95,9 @@ TEST_CASE("when the disk is full, one warning is all", "[io]") {
 
 TEST_CASE("a directory that cannot be written is an error", "[io]") {
   CHECK_THROWS_AS(t5zero::tensorboard_writer("/proc/none"), t5zero::io_error);
+  try {
+    const t5zero::tensorboard_writer writer("/proc/none");
+  } catch (const t5zero::io_error& e) {
+    CHECK_THAT(e.what(), t5zero_test::contains_text("No such file or directory"));
+  }
 }

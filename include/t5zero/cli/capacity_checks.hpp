@@ -66,12 +66,14 @@ struct save_sizes {
 /// new one is written and the oldest is still there.
 [[nodiscard]] inline index_t checkpoints_at_once(const options& chosen, const step_arithmetic& steps) {
   if (chosen.save_strategy == interval_strategy::no) return 0;
+  const auto updates = [&](step_count count) { return std::max<index_t>(1, count.steps(steps.max_steps)); };
   index_t written = steps.epochs;
   if (chosen.save_strategy == interval_strategy::steps) {
-    const index_t every = std::max<index_t>(1, chosen.save_steps.steps(steps.max_steps));
-    written = ceil_div(steps.max_steps, every);
-  } else if (chosen.save_strategy == interval_strategy::best) {
-    written = 1;
+    written = ceil_div(steps.max_steps, updates(chosen.save_steps));
+  } else if (chosen.save_strategy == interval_strategy::best &&
+             chosen.eval_strategy == interval_strategy::steps) {
+    // Each evaluation may be the best so far.
+    written = steps.max_steps / updates(chosen.eval_steps.value_or(chosen.logging_steps));
   }
   return chosen.save_total_limit ? std::min(written, *chosen.save_total_limit + 1) : written;
 }

@@ -98,7 +98,8 @@ struct options {
   bool gradient_checkpointing = false;
 
   // Generation
-  bool predict_with_generate = false;
+  bool predict_with_generate = false;  ///< with prediction_loss_only, false
+  bool prediction_loss_only = false;
   std::optional<index_t> generation_max_length, generation_num_beams;
   std::optional<std::string> generation_config;  ///< file, directory or Hub name
 

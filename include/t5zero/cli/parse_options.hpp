@@ -63,6 +63,7 @@ inline void bind_model_and_data(option_binder& bind, options& to) {
   bind.text("source_prefix", to.source_prefix);
   bind.integer("num_beams", to.num_beams, 1, "a number of beams of at least 1", most_beams);
   bind.boolean("predict_with_generate", to.predict_with_generate);
+  bind.boolean("prediction_loss_only", to.prediction_loss_only);
   bind.text("generation_config", to.generation_config);
   bind.integer("generation_max_length", to.generation_max_length, 1, "a number of tokens of at least 1",
                longest_sequence);
@@ -212,6 +213,11 @@ inline void check_evaluation(const options& chosen) {
         "--generation_max_length 1: it counts the start token, so nothing would be generated; "
         "give at least 2");
   }
+  if (chosen.eval_strategy == interval_strategy::steps &&
+      chosen.eval_steps.value_or(chosen.logging_steps).value <= 0) {
+    throw input_error(
+        "--eval_strategy steps needs an interval, and --logging_steps 0 would be it; give --eval_steps");
+  }
   const bool chooses = chosen.load_best_model_at_end || chosen.save_strategy == interval_strategy::best;
   if (!chooses && !chosen.metric_for_best_model) return;
   const std::string metric = chosen.best_metric();
@@ -222,7 +228,9 @@ inline void check_evaluation(const options& chosen) {
   }
   if (metric != "loss" && !chosen.predict_with_generate) {
     throw input_error("--metric_for_best_model " + *chosen.metric_for_best_model +
-                      " needs --predict_with_generate; give it, or choose loss");
+                      (chosen.prediction_loss_only
+                           ? " needs texts; leave --prediction_loss_only out, or choose loss"
+                           : " needs --predict_with_generate; give it, or choose loss"));
   }
   if (!chooses) return;
   const char* flag = chosen.load_best_model_at_end ? "--load_best_model_at_end" : "--save_strategy best";
@@ -357,6 +365,15 @@ inline std::string run_parser(const given_arguments& given, const option_binder&
     if (tracker == "none" || tracker == "all" || tracker == "tensorboard") continue;
     chosen.notice.append(chosen.notice.empty() ? "accepted without effect: " : "; ")
         .append("--report_to " + tracker + " (tensorboard is the one tracker that is written)");
+  }
+  if (chosen.prediction_loss_only && chosen.predict_with_generate) {
+    if (chosen.do_predict) {
+      throw input_error(
+          "--prediction_loss_only --predict_with_generate: --do_predict would write no texts; leave one of "
+          "the "
+          "two out");
+    }
+    chosen.predict_with_generate = false;
   }
   detail::check_options(chosen);
   // As in Hugging Face: whoever evaluates during training also evaluates at its end.

@@ -1,10 +1,11 @@
 // train_results.json, eval_results.json and all_results.json, as Trainer.save_metrics writes them.
 #pragma once
 
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
-#include <iterator>
 #include <map>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <t5zero/core/error.hpp>
 #include <t5zero/io/atomic_save.hpp>
 #include <t5zero/train/python_repr.hpp>
 #include <t5zero/train/report.hpp>
@@ -27,11 +29,21 @@ inline std::string results_json(const std::map<std::string, std::string>& values
   return text + "\n}";
 }
 
-/// The values of an earlier results file as JSON texts; nothing if it is no JSON object. Python writes NaN
-/// and Infinity, which JSON does not have: they are quoted for the parser and unquoted after it.
+/// The values of an earlier results file as JSON texts; nothing if it is no JSON object. Throws io_error if
+/// it cannot be read. Python writes NaN and Infinity, which JSON does not have: they are quoted for the
+/// parser and unquoted after it.
 inline std::optional<std::map<std::string, std::string>> read_results(const std::filesystem::path& path) {
+  errno = 0;
   std::ifstream file(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  std::string text;
+  if (file) {
+    for (char block[4096]; file.read(block, sizeof(block)) || file.gcount() > 0;)
+      text.append(block, static_cast<std::size_t>(file.gcount()));
+  }
+  if (file.bad() || !file.eof()) {
+    throw io_error(path.string() + ": cannot be read (" + std::strerror(errno) +
+                   "), so these results cannot join those in it; make it readable, or move it away");
+  }
   static constexpr std::string_view mark = "t5zero:";
   std::string strict;
   bool quoted = false;

@@ -1,6 +1,7 @@
 // Where a training run begins: anew, or at a checkpoint of an interrupted one.
 #pragma once
 
+#include <concepts>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -14,28 +15,90 @@
 #include <t5zero/core/error.hpp>
 #include <t5zero/io/atomic_save.hpp>
 #include <t5zero/io/checkpoint_directory.hpp>
+#include <t5zero/train/interval.hpp>
+#include <t5zero/train/python_repr.hpp>
 
 namespace t5zero::cli {
 
 /// In output_dir while a run trains: what it was asked to do.
 inline constexpr const char* run_marker_file = ".t5zero_run";
 
-/// What makes two commands the same run: all that decides its numbers.
-[[nodiscard]] inline std::string run_fingerprint(const options& chosen, const std::string& run_name) {
-  const auto text = [](const std::optional<std::string>& value) { return value.value_or("-"); };
-  std::string all = run_name + "\n" + chosen.model_name_or_path + "\n" + text(chosen.config_name) + "\n" +
-                    text(chosen.tokenizer_name) + "\n" + text(chosen.dataset_name) + "\n" +
-                    text(chosen.dataset_config_name) + "\n" + text(chosen.train_file) + "\n" +
-                    text(chosen.deepspeed) + "\n" + text(chosen.source_prefix) + "\n" + chosen.source_lang +
-                    "\n" + chosen.target_lang + "\n";
-  for (const double value :
-       {static_cast<double>(chosen.per_device_train_batch_size),
-        static_cast<double>(chosen.gradient_accumulation_steps), chosen.num_train_epochs,
-        static_cast<double>(chosen.max_steps), chosen.learning_rate, static_cast<double>(chosen.seed),
-        static_cast<double>(chosen.max_train_samples.value_or(-1))}) {
-    all += std::to_string(value) + "\n";
+namespace detail {
+
+/// Lines "name value" of what a command asks for.
+class asked_values {
+ public:
+  void add(const char* name, const std::string& value) {
+    text_.append(name).append(" ").append(value) += '\n';
   }
-  return all;
+  void add(const char* name, const char* value) { add(name, std::string(value)); }
+  void add(const char* name, bool value) { add(name, value ? "True" : "False"); }
+  void add(const char* name, double value) { add(name, python_repr(value)); }
+  void add(const char* name, step_count value) { add(name, value.value); }
+  template <std::integral Integer>
+  void add(const char* name, Integer value) {
+    add(name, std::to_string(value));
+  }
+  template <class T>
+  void add(const char* name, const std::optional<T>& value) {
+    if (value) {
+      add(name, *value);
+    } else {
+      add(name, "-");
+    }
+  }
+  [[nodiscard]] const std::string& text() const { return text_; }
+
+ private:
+  std::string text_;
+};
+
+}  // namespace detail
+
+/// What makes two commands the same run: every argument that decides the numbers of training. Files count by
+/// their names.
+[[nodiscard]] inline std::string run_fingerprint(const options& chosen, const std::string& run_name) {
+  detail::asked_values asked;
+  asked.add("run", run_name);
+  asked.add("model_name_or_path", chosen.model_name_or_path);
+  asked.add("model_revision", chosen.model_revision);
+  asked.add("config_name", chosen.config_name);
+  asked.add("tokenizer_name", chosen.tokenizer_name);
+  asked.add("cache_dir", chosen.cache_dir);
+  asked.add("from_scratch", chosen.from_scratch);
+  asked.add("dataset_name", chosen.dataset_name);
+  asked.add("dataset_config_name", chosen.dataset_config_name);
+  asked.add("train_file", chosen.train_file);
+  asked.add("source_lang", chosen.source_lang);
+  asked.add("target_lang", chosen.target_lang);
+  asked.add("source_prefix", chosen.source_prefix);
+  asked.add("max_source_length", chosen.max_source_length);
+  asked.add("max_target_length", chosen.max_target_length);
+  asked.add("pad_to_max_length", chosen.pad_to_max_length);
+  asked.add("ignore_pad_token_for_loss", chosen.ignore_pad_token_for_loss);
+  asked.add("max_train_samples", chosen.max_train_samples);
+  asked.add("per_device_train_batch_size", chosen.per_device_train_batch_size);
+  asked.add("gradient_accumulation_steps", chosen.gradient_accumulation_steps);
+  asked.add("dataloader_drop_last", chosen.dataloader_drop_last);
+  asked.add("group_by_length", chosen.group_by_length);
+  asked.add("num_train_epochs", chosen.num_train_epochs);
+  asked.add("max_steps", chosen.max_steps);
+  asked.add("seed", chosen.seed);
+  asked.add("data_seed", chosen.data_seed);
+  asked.add("optim", chosen.uses_adafactor() ? "adafactor" : "adamw");
+  asked.add("learning_rate", chosen.learning_rate);
+  asked.add("weight_decay", chosen.weight_decay);
+  asked.add("adam_beta1", chosen.adam_beta1);
+  asked.add("adam_beta2", chosen.adam_beta2);
+  asked.add("adam_epsilon", chosen.adam_epsilon);
+  asked.add("max_grad_norm", chosen.max_grad_norm);
+  asked.add("lr_scheduler_type", static_cast<int>(chosen.lr_scheduler_type));
+  asked.add("lr_scheduler_kwargs", chosen.lr_scheduler_kwargs);
+  asked.add("warmup_ratio", chosen.warmup_ratio);
+  asked.add("warmup_steps", chosen.warmup_steps);
+  asked.add("label_smoothing_factor", chosen.label_smoothing_factor);
+  asked.add("deepspeed", chosen.deepspeed);
+  return asked.text();
 }
 
 /// Says on disk that a run is under way. Only a kill leaves it behind.
@@ -91,13 +154,15 @@ class run_marker {
                     ") already exists and is not empty. Use --overwrite_output_dir to overcome.");
 }
 
-/// What to say when a checkpoint cannot be loaded: the one before it, if there is one.
-[[nodiscard]] inline std::string other_checkpoint_hint(const std::filesystem::path& bad) {
+/// What to say when a checkpoint is damaged: the one before it, if there is one.
+[[nodiscard]] inline std::string other_checkpoint_hint(std::filesystem::path damaged) {
+  if (!damaged.has_filename()) damaged = damaged.parent_path();  // of "checkpoint-500/"
   std::string hint;
-  for (const checkpoint_directory& other : find_checkpoints(std::filesystem::absolute(bad).parent_path())) {
-    if (other.path.filename() == bad.filename()) break;
-    hint =
-        ". The one before: --resume_from_checkpoint " + (bad.parent_path() / other.path.filename()).string();
+  for (const checkpoint_directory& other :
+       find_checkpoints(std::filesystem::absolute(damaged).parent_path())) {
+    if (other.path.filename() == damaged.filename()) break;
+    hint = ". The one before: --resume_from_checkpoint " +
+           (damaged.parent_path() / other.path.filename()).string();
   }
   return hint;
 }

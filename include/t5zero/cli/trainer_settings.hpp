@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 
 #include <t5zero/cli/generation_choice.hpp>
 #include <t5zero/cli/options.hpp>
 #include <t5zero/cli/translation_setup.hpp>
+#include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/batch_shape.hpp>
 #include <t5zero/plan/memory_plan.hpp>
@@ -103,6 +105,19 @@ template <class Backend>
   how.saving = chosen.save_strategy;
   how.save_every = updates(chosen.save_steps);
   return how;
+}
+
+/// Throws input_error where the best model's checkpoints would not lie on evaluations: shares of the updates
+/// are multiples of each other until they are rounded to updates.
+inline void check_best_model_intervals(const options& chosen, const loop_options& how) {
+  if (!chosen.load_best_model_at_end || how.evaluating != interval_strategy::steps ||
+      how.saving != interval_strategy::steps || how.save_every % how.evaluate_every == 0)
+    return;
+  throw input_error(
+      "--load_best_model_at_end requires --save_steps to be a multiple of --eval_steps: in this run "
+      "they are " +
+      std::to_string(how.save_every) + " and " + std::to_string(how.evaluate_every) +
+      " updates; give whole numbers");
 }
 
 }  // namespace t5zero::cli

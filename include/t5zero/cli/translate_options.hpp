@@ -11,6 +11,7 @@
 
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
+#include <t5zero/io/generation_config.hpp>
 #include <t5zero/model/generation_options.hpp>
 
 namespace t5zero {
@@ -33,18 +34,18 @@ struct translate_options {
   [[nodiscard]] std::string_view precision() const { return fp16 ? "fp16" : bf16 ? "bf16" : "fp32"; }
 };
 
-/// defaults: what holds where no flag is given, the model's generation_config. Throws input_error naming the
+/// model: what holds where no flag is given, the model's generation_config. Throws input_error naming the
 /// flag, its value and the repair.
 [[nodiscard]] inline translate_options parse_translate_options(int argc, const char* const* argv,
-                                                               const generation_options& defaults = {}) {
+                                                               const generation_config& model = {}) {
   translate_options chosen;
   generation_options& generation = chosen.generation;
-  generation = defaults;
+  generation = model.options;
   // A model that says nothing about lengths would stop in the middle of most sentences.
-  if (generation.max_length == generation_options{}.max_length) generation.max_length = 128;
-  std::string early_stopping = defaults.early_stopping == early_stopping_rule::when_full ? "true"
-                               : defaults.early_stopping == early_stopping_rule::never   ? "never"
-                                                                                         : "false";
+  if (!model.says_length) generation.max_length = 128;
+  std::string early_stopping = generation.early_stopping == early_stopping_rule::when_full ? "true"
+                               : generation.early_stopping == early_stopping_rule::never   ? "never"
+                                                                                           : "false";
   CLI::App app("Translates lines of text with a saved T5: one line in, one line out.", "translate");
   // Every name also with dashes, as Hugging Face's parsers have it.
   const auto name = [](std::string text) {

@@ -70,7 +70,7 @@ class translation_job {
     const std::string fingerprint = run_fingerprint(chosen_, Run::name());
     if (const auto start = find_start(chosen_, fingerprint)) open_checkpoint(*start);
     read_inputs();
-    if (checkpoint_) with_hint([&] { checkpoint_->check(fingerprint_of_data()); });
+    if (checkpoint_) checkpoint_->check(fingerprint_of_data());
     build_trainer();
     check_output_space();
     summarise();
@@ -156,6 +156,8 @@ class translation_job {
                                   .drop_last = chosen_.dataloader_drop_last,
                                   .max_steps = chosen_.max_steps,
                                   .epochs = chosen_.num_train_epochs});
+      check_best_model_intervals(chosen_,
+                                 loop_options_of(chosen_, *steps_, files_.config.decoder_start_token_id));
     }
     if (chosen_.do_eval) {
       validation_data_.emplace(
@@ -203,7 +205,8 @@ class translation_job {
     trainer_ = std::make_unique<trainer<Run>>(files_.config.shape, largest_, settings);
     const clock::time_point start = clock::now();
     if (checkpoint_) {
-      with_hint([&] { checkpoint_->load(*trainer_); });
+      checkpoint_->check_run(*trainer_);
+      load_checkpoint();
     } else if (files_.weights) {
       const stored_weights weights(*files_.weights, trainer_->parameters(), files_.source);
       trainer_->load([&](const parameter_row& row, float* to) { weights.of(row).read(to); });
@@ -253,11 +256,9 @@ class translation_job {
       throw input_error(e.what() + other_checkpoint_hint(path));
     }
   }
-  /// Runs what may find the checkpoint damaged or unfit; the message then names the one before.
-  template <class Body>
-  void with_hint(const Body& body) const {
+  void load_checkpoint() {
     try {
-      body();
+      checkpoint_->load(*trainer_);
     } catch (const input_error& e) {
       throw input_error(e.what() + other_checkpoint_hint(checkpoint_->directory()));
     }

@@ -155,7 +155,13 @@ inline model_files find_model(const options& chosen, const model_shape& compiled
     }
   }
   files.generation = find_generation_config(chosen, files.config, directory);
-  files.generation.options.decoder_start_token_id = files.config.decoder_start_token_id;
+  const std::int32_t start = files.config.decoder_start_token_id;
+  if (files.generation.decoder_start_token_id.value_or(start) != start) {
+    throw input_error("the generation_config.json says \"decoder_start_token_id\" " +
+                      std::to_string(*files.generation.decoder_start_token_id) + ", the config.json " +
+                      std::to_string(start) + "; give both the same");
+  }
+  files.generation.options.decoder_start_token_id = start;
   const std::string wrong = differences(files.config.shape, compiled);
   if (!wrong.empty()) {
     throw input_error(files.source + ": not the model of this run (" + run_name + "): " + wrong +

@@ -9,8 +9,9 @@
 
 namespace t5zero {
 
-/// Fletcher's checksum over 32-bit words with 64-bit sums in eight lanes, mixed at the end: it finds any
-/// damage within one word and swapped words; it is no defence against intent. `bytes`: a multiple of 4.
+/// Fletcher's checksum over 32-bit words with 64-bit sums in eight lanes, mixed at the end: it is made to
+/// find a damaged word, swapped words and lost blocks; 64 bits can coincide, and it is no defence against
+/// intent. `bytes`: a multiple of 4.
 [[nodiscard]] inline std::uint64_t checksum(const void* data, index_t bytes) {
   constexpr index_t lanes = 8;
   std::uint64_t sums[lanes] = {};

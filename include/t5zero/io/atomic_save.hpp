@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -26,8 +27,14 @@ class atomic_save {
   /// Creates the directory if need be. Throws io_error.
   explicit atomic_save(std::filesystem::path directory) : directory_(std::move(directory)) {
     std::error_code failure;
-    created_ = std::filesystem::create_directories(directory_, failure);
+    std::filesystem::path missing = std::filesystem::absolute(directory_).lexically_normal();
+    if (!missing.has_filename()) missing = missing.parent_path();  // of "a/b/"
+    for (; !std::filesystem::exists(missing, failure) && missing.has_relative_path();
+         missing = missing.parent_path())
+      created_.push_back(missing);
+    std::filesystem::create_directories(directory_, failure);
     if (failure || !std::filesystem::is_directory(directory_)) {
+      remove_created();
       throw io_error(directory_.string() + ": the directory cannot be created (" +
                      (failure ? failure.message() : "a file has this name") + ")");
     }
@@ -37,7 +44,7 @@ class atomic_save {
   ~atomic_save() {
     close_current();
     for (const std::string& name : names_) ::unlink(temporary(name).c_str());
-    if (created_) ::rmdir(directory_.c_str());  // fails, as it should, when files are in it
+    remove_created();
   }
 
   [[nodiscard]] const std::filesystem::path& directory() const { return directory_; }
@@ -86,16 +93,26 @@ class atomic_save {
       }
     }
     names_.clear();
+    sync_directory(directory_);  // makes the names last; the files themselves were synced before
     for (const std::string& name : retired_) ::unlink((directory_ / name).c_str());
-    created_ = false;
-    const int descriptor = ::open(directory_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (descriptor >= 0) {
-      ::fsync(descriptor);  // makes the names last; the files themselves were synced before
-      ::close(descriptor);
-    }
+    sync_directory(directory_);
+    // A new directory's own name is in the one above it.
+    for (const std::filesystem::path& made : created_) sync_directory(made.parent_path());
+    created_.clear();
   }
 
  private:
+  static void sync_directory(const std::filesystem::path& directory) {
+    const int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return;
+    ::fsync(descriptor);
+    ::close(descriptor);
+  }
+  void remove_created() noexcept {
+    for (const std::filesystem::path& made : created_)
+      ::rmdir(made.c_str());  // fails, as it should, when files are in it
+    created_.clear();
+  }
   [[nodiscard]] std::string temporary(const std::string& name) const {
     // The process in the name: two programs that save in one directory do not write each other's files.
     return (directory_ / ("." + name + "." + std::to_string(::getpid()) + ".partial")).string();
@@ -120,7 +137,8 @@ class atomic_save {
   std::filesystem::path directory_;
   std::vector<std::string> names_;
   std::vector<std::string> retired_;
-  bool created_ = false;  ///< the directory, by us, and nothing is committed to it yet
+  /// Directories made by us, the innermost first; nothing is committed to them yet.
+  std::vector<std::filesystem::path> created_;
   int descriptor_ = -1;
 };
 

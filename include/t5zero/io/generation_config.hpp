@@ -21,7 +21,9 @@ namespace t5zero {
 /// What the file says, and the file itself, so that keys unknown to us survive.
 struct generation_config {
   generation_options options;
+  bool says_length = false;        ///< max_length or max_new_tokens is given
   bool counts_new_tokens = false;  ///< max_new_tokens is given: it stands over every max_length
+  std::optional<std::int32_t> decoder_start_token_id;
   nlohmann::json json = nlohmann::json::object();
 };
 
@@ -44,14 +46,11 @@ class generation_config_reader {
   }
   void token(const char* key, std::optional<std::int32_t>& to) const {
     if (!has(key)) return;
-    index_t id = 0;
     // Several end tokens may stand in a list; T5 has one.
-    if (json_[key].is_array() && json_[key].size() == 1 && json_[key][0].is_number_integer()) {
-      id = json_[key][0].get<index_t>();
-    } else {
-      integer(key, id, 0);
-    }
-    to = static_cast<std::int32_t>(id);
+    const bool in_list = json_[key].is_array() && json_[key].size() == 1;
+    const std::optional<index_t> id = integral_value(in_list ? json_[key][0] : json_[key]);
+    if (!id || *id < 0 || *id > (index_t{1} << 24)) refuse(key, "the id of one token is needed");
+    to = static_cast<std::int32_t>(*id);
   }
   template <class Number>
   void number(const char* key, Number& to, double above, double most) const {
@@ -103,13 +102,15 @@ class generation_config_reader {
   generation_options& options = config.options;
   index_t max_length = 0;
   read.integer("max_length", max_length, 1);
-  if (max_length > 0 && max_length != 20) options.max_length = std::max<index_t>(2, max_length);
+  // 20 is the value of a file that says nothing, and then means 20 new tokens (transformers).
+  config.says_length = max_length > 0 && max_length != 20;
+  if (config.says_length) options.max_length = std::max<index_t>(2, max_length);
   read.integer("min_length", options.min_length, 0);
   index_t new_tokens = 0;
   read.integer("max_new_tokens", new_tokens, 1);
   if (new_tokens > 0) {
     options.max_length = 1 + new_tokens;
-    config.counts_new_tokens = true;
+    config.says_length = config.counts_new_tokens = true;
   }
   index_t least_new_tokens = 0;
   read.integer("min_new_tokens", least_new_tokens, 0);
@@ -125,9 +126,14 @@ class generation_config_reader {
   read.number("top_p", options.top_p, 0.0, 1.0);
   read.token("forced_bos_token_id", options.forced_bos_token_id);
   read.token("forced_eos_token_id", options.forced_eos_token_id);
+  read.token("decoder_start_token_id", config.decoder_start_token_id);
+  std::optional<std::int32_t> end;
+  read.token("eos_token_id", end);
+  if (end && *end != options.eos_token_id)
+    read.refuse("eos_token_id", "T5's own end token, 1, is implemented: take the key out of the file");
   if (options.do_sample && options.num_beams > 1)
     read.refuse("num_beams", "with do_sample, 1 is needed: beams are not sampled here");
-  static const std::array<std::pair<const char*, nlohmann::json>, 18> not_implemented = {
+  static const std::array<std::pair<const char*, nlohmann::json>, 24> not_implemented = {
       {{"num_beam_groups", 1},
        {"num_return_sequences", 1},
        {"diversity_penalty", 0.0},
@@ -145,7 +151,13 @@ class generation_config_reader {
        {"constraints", nullptr},
        {"suppress_tokens", nullptr},
        {"begin_suppress_tokens", nullptr},
-       {"sequence_bias", nullptr}}};
+       {"sequence_bias", nullptr},
+       {"renormalize_logits", false},
+       {"forced_decoder_ids", nullptr},
+       {"stop_strings", nullptr},
+       {"max_time", nullptr},
+       {"watermarking_config", nullptr},
+       {"dola_layers", nullptr}}};
   for (const auto& [key, value] : not_implemented) read.neutral(key, value);
   return config;
 }

@@ -27,6 +27,10 @@ inline void check_tokenizer_config(const nlohmann::json& config, const std::stri
   if (config.contains("extra_ids") && config["extra_ids"] != 100) {
     refuse("extra_ids", "T5's 100 sentinels are implemented");
   }
+  constexpr const char* cleans_up = "clean_up_tokenization_spaces";
+  if (config.contains(cleans_up) && !config[cleans_up].is_boolean()) {
+    refuse(cleans_up, "true or false is needed; mend the file, or take the key out of it");
+  }
   if (config.contains("legacy") && config["legacy"] == false) {
     refuse("legacy", "T5's own tokenisation (true) is implemented; save the tokenizer with legacy=True");
   }

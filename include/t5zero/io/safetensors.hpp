@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -69,14 +71,24 @@ class file_mapping {
     if (descriptor < 0)
       throw input_error(path.string() + ": cannot be opened (" + std::strerror(errno) + ")");
     struct ::stat status {};
-    const bool known = ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
-    bytes_ = known ? status.st_size : 0;
-    if (bytes_ > 0) {
+    std::string reason;
+    if (::fstat(descriptor, &status) != 0) {
+      reason = std::string("cannot be read (") + std::strerror(errno) + ")";
+    } else if (!S_ISREG(status.st_mode)) {
+      reason = "not a regular file";
+    } else if (status.st_size == 0) {
+      reason = "empty";
+    } else {
+      bytes_ = status.st_size;
       void* data = ::mmap(nullptr, static_cast<std::size_t>(bytes_), PROT_READ, MAP_PRIVATE, descriptor, 0);
-      data_ = data == MAP_FAILED ? nullptr : static_cast<const std::byte*>(data);
+      if (data == MAP_FAILED) {
+        reason = std::string("cannot be mapped (") + std::strerror(errno) + ")";
+      } else {
+        data_ = static_cast<const std::byte*>(data);
+      }
     }
     ::close(descriptor);
-    if (data_ == nullptr) throw input_error(path.string() + ": empty, or not a regular file");
+    if (data_ == nullptr) throw input_error(path.string() + ": " + reason);
   }
   file_mapping(const file_mapping&) = delete;
   file_mapping& operator=(const file_mapping&) = delete;
@@ -258,19 +270,33 @@ inline std::string five_digits(std::size_t number) {
   const std::string digits = std::to_string(number);
   return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
 }
-inline std::string shard_suffix(std::size_t shards) {
-  return "-of-" + five_digits(shards) + ".safetensors";
+
+/// Names of shards begin so. The second is for a save beside shards of as many parts, which stay whole until
+/// the index names the others.
+inline constexpr std::array<std::string_view, 2> shard_prefixes = {"model-", "model-b-"};
+
+inline std::string shard_name(std::string_view prefix, std::size_t number, std::size_t shards) {
+  return std::string(prefix) + five_digits(number) + "-of-" + five_digits(shards) + ".safetensors";
 }
 
 /// model-00001-of-00002.safetensors
 inline bool is_shard_name(std::string_view name) {
-  static constexpr std::string_view form = "model-00000-of-00000.safetensors";
-  if (name.size() != form.size()) return false;
-  for (std::size_t i = 0; i < form.size(); ++i) {
-    const bool digit = name[i] >= '0' && name[i] <= '9';
-    if (form[i] == '0' ? !digit : name[i] != form[i]) return false;
+  static constexpr std::string_view form = "00000-of-00000.safetensors";
+  return std::any_of(shard_prefixes.begin(), shard_prefixes.end(), [&](std::string_view prefix) {
+    if (!name.starts_with(prefix) || name.size() != prefix.size() + form.size()) return false;
+    return std::equal(form.begin(), form.end(), name.begin() + static_cast<std::ptrdiff_t>(prefix.size()),
+                      [](char shape, char c) { return shape == '0' ? c >= '0' && c <= '9' : c == shape; });
+  });
+}
+
+/// The prefix whose shards the index in the directory does not name.
+inline std::string_view free_shard_prefix(const std::filesystem::path& directory, std::size_t shards) {
+  std::ifstream index(directory / "model.safetensors.index.json", std::ios::binary);
+  const std::string first = shard_name(shard_prefixes[0], 1, shards);
+  for (std::string line; std::getline(index, line);) {
+    if (line.find(first) != std::string::npos) return shard_prefixes[1];
   }
-  return true;
+  return shard_prefixes[0];
 }
 
 inline void write_safetensors(atomic_save& save, const std::string& file,
@@ -296,7 +322,8 @@ inline void write_safetensors(atomic_save& save, const std::string& file,
 }  // namespace detail
 
 /// Writes model.safetensors, or shards of at most max_shard_bytes with their index, in byte order of the
-/// names.
+/// names. No kill mixes the weights of two saves: until one rename, that of model.safetensors or of the
+/// index, or the removal of an earlier model.safetensors, those of the earlier save are read, whole.
 inline void save_model_tensors(atomic_save& save, std::vector<tensor_to_save> tensors,
                                index_t max_shard_bytes = 5'000'000'000) {
   std::sort(tensors.begin(), tensors.end(),
@@ -313,12 +340,16 @@ inline void save_model_tensors(atomic_save& save, std::vector<tensor_to_save> te
     total += tensor.bytes();
     shards.back().push_back(std::move(tensor));
   }
-  // Weights of an earlier save in another number of files would be read instead of, or beside, these.
+  const std::string_view prefix = detail::free_shard_prefix(save.directory(), shards.size());
+  const std::string first = detail::shard_name(prefix, 1, shards.size());
+  const std::string suffix = first.substr(first.find("-of-"));
+  // Weights of an earlier save in other files would be read instead of, or beside, these.
   for (const auto& entry : std::filesystem::directory_iterator(save.directory())) {
     const std::string name = entry.path().filename().string();
     const bool is_shard = detail::is_shard_name(name);
     const bool is_other = name == (shards.size() == 1 ? "model.safetensors.index.json" : "model.safetensors");
-    const bool stays = name.ends_with(detail::shard_suffix(shards.size()));
+    const bool stays = shards.size() > 1 && name.size() == first.size() && name.starts_with(prefix) &&
+                       name.ends_with(suffix);
     if (is_other || (is_shard && !stays)) save.retire(name);
   }
   if (shards.size() == 1) {
@@ -328,7 +359,7 @@ inline void save_model_tensors(atomic_save& save, std::vector<tensor_to_save> te
   nlohmann::ordered_json index;
   index["metadata"] = {{"total_size", total}};
   for (std::size_t i = 0; i < shards.size(); ++i) {
-    const std::string name = "model-" + detail::five_digits(i + 1) + detail::shard_suffix(shards.size());
+    const std::string name = detail::shard_name(prefix, i + 1, shards.size());
     for (const tensor_to_save& tensor : shards[i]) index["weight_map"][tensor.name] = name;
     detail::write_safetensors(save, name, shards[i]);
   }

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -89,16 +90,21 @@ class tensorboard_writer {
   explicit tensorboard_writer(const std::filesystem::path& directory) {
     std::error_code failure;
     std::filesystem::create_directories(directory, failure);
+    if (failure) {
+      throw io_error(directory.string() + ": the directory cannot be created (" + failure.message() +
+                     "); name another --logging_dir, or leave --report_to out");
+    }
     std::array<char, 256> host{};
     ::gethostname(host.data(), host.size() - 1);
     path_ = directory / ("events.out.tfevents." + std::to_string(static_cast<index_t>(now())) + "." +
                          host.data() + "." + std::to_string(::getpid()) + ".0");
+    errno = 0;
     file_.open(path_, std::ios::binary | std::ios::app);
+    if (!file_) fail("cannot be made; name another --logging_dir, or leave --report_to out");
     detail::protobuf_message event;
     event.add_double(1, now());
     event.add_bytes(3, "brain.Event:2");
-    if (!write(event))
-      throw io_error(path_.string() + ": cannot be written; free some space, or leave --report_to out");
+    if (!write(event)) fail("cannot be written; free some space, or leave --report_to out");
   }
 
   void add_scalar(std::string_view tag, double value, index_t step) {
@@ -137,9 +143,15 @@ class tensorboard_writer {
   }
   [[nodiscard]] bool write(const detail::protobuf_message& event) {
     const std::string length = raw(static_cast<std::uint64_t>(event.bytes().size()));
+    errno = 0;
     file_ << length << raw(masked(length)) << event.bytes() << raw(masked(event.bytes()));
     file_.flush();
     return static_cast<bool>(file_);
+  }
+  [[noreturn]] void fail(const char* what) const {
+    const int number = errno;  // of the stream's last system call
+    throw io_error(path_.string() + ": " + what +
+                   (number == 0 ? "" : std::string(" (") + std::strerror(number) + ")"));
   }
 
   std::filesystem::path path_;

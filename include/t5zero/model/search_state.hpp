@@ -101,7 +101,7 @@ class search_state {
       const std::int32_t id = ids[row];
       now_.tokens[static_cast<std::size_t>(row * max_length_ + length_ - 1)] = id;
       if (id == options_->eos_token_id || length_ == options_->max_length) {
-        finish(b, 0, row, now_, length_, 0.0F);
+        finish(b, row);
         sentences_[static_cast<std::size_t>(b)].finished = 1;
         continue;
       }
@@ -292,16 +292,16 @@ class search_state {
     index_t at = state.finished - 1;
     for (; at > 0 && score > first[at - 1].score; --at) first[at] = first[at - 1];
     first[at] = {score, length_ + 1, place};
-    copy_finished(row, now_, length_ + 1, place);
+    copy_finished(row, length_ + 1, place);
   }
 
-  void finish(index_t b, index_t k, index_t row, const generation_rows& from, index_t length, float score) {
-    const index_t place = b * beams_ + k;
-    finished_[static_cast<std::size_t>(place)] = {score, length, place};
-    copy_finished(row, from, length, place);
+  /// Greedy search and sampling: the row of sentence b is its one hypothesis.
+  void finish(index_t b, index_t row) {
+    finished_[static_cast<std::size_t>(b)] = {0.0F, length_, b};
+    copy_finished(row, length_, b);
   }
-  void copy_finished(index_t row, const generation_rows& from, index_t length, index_t place) {
-    std::copy_n(from.tokens.begin() + static_cast<std::ptrdiff_t>(row * max_length_), length,
+  void copy_finished(index_t row, index_t length, index_t place) {
+    std::copy_n(now_.tokens.begin() + static_cast<std::ptrdiff_t>(row * max_length_), length,
                 finished_tokens_.begin() + static_cast<std::ptrdiff_t>(place * max_length_));
   }
 

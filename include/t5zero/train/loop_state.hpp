@@ -1,9 +1,7 @@
 // Where a training loop stands, between two updates: all that a resumed run needs beside the trainer's state.
 #pragma once
 
-#include <limits>
 #include <optional>
-#include <string>
 
 #include <t5zero/core/integers.hpp>
 #include <t5zero/train/log_history.hpp>

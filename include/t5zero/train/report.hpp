@@ -7,7 +7,6 @@
 #include <string>
 #include <string_view>
 #include <utility>
-#include <vector>
 
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/memory_plan.hpp>
@@ -51,13 +50,17 @@ namespace t5zero {
   return text;
 }
 
-/// Keys in order with Python's values: {'loss': 4.1234, 'epoch': 0.5}.
-[[nodiscard]] inline std::string python_dict(const std::vector<std::pair<std::string, std::string>>& items) {
-  std::string text = "{";
-  for (const auto& [key, value] : items) {
-    text += (text.size() > 1 ? ", '" : "'") + key + "': " + value;
-  }
-  return text + "}";
+/// A duration as Hugging Face's metrics have it (trainer_pt_utils.py, _secs2timedelta): "0:01:02.34", and
+/// "1 day, 2:03:04.56" from a day on. Hundredths are cut off.
+[[nodiscard]] inline std::string duration_text(double seconds) {
+  const auto whole = static_cast<index_t>(seconds);
+  const auto hundredths = static_cast<index_t>((seconds - static_cast<double>(whole)) * 100.0);
+  const index_t days = whole / 86400;
+  char text[64];
+  std::snprintf(text, sizeof(text), "%lld:%02lld:%02lld.%02lld", static_cast<long long>(whole / 3600 % 24),
+                static_cast<long long>(whole / 60 % 60), static_cast<long long>(whole % 60),
+                static_cast<long long>(hundredths));
+  return days == 0 ? text : std::to_string(days) + (days == 1 ? " day, " : " days, ") + text;
 }
 
 /// Metrics of one stage, sorted by key; integers have no fraction.
@@ -96,15 +99,7 @@ class metrics {
   using entry = std::pair<double, bool>;
 
   [[nodiscard]] static std::string shown(const std::string& key, const entry& value) {
-    char text[64];
-    if (key.size() >= 8 && key.compare(key.size() - 8, 8, "_runtime") == 0) {
-      const auto hundredths = static_cast<index_t>(value.first * 100.0);
-      std::snprintf(text, sizeof(text), "%lld:%02lld:%02lld.%02lld",
-                    static_cast<long long>(hundredths / 360000),
-                    static_cast<long long>(hundredths / 6000 % 60),
-                    static_cast<long long>(hundredths / 100 % 60), static_cast<long long>(hundredths % 100));
-      return text;
-    }
+    if (key.ends_with("_runtime")) return duration_text(value.first);
     if (key == "total_flos") return std::to_string(static_cast<index_t>(value.first / 1073741824.0)) + "GF";
     return value.second ? std::to_string(static_cast<index_t>(value.first))
                         : python_repr(python_round(value.first, 4));

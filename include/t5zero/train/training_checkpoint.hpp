@@ -303,24 +303,28 @@ class training_checkpoint {
     compare("--group_by_length", data_.groups_by_length, now.groups_by_length, "give the same");
   }
 
-  /// Loads weights, moments and counters. Throws input_error: names, sizes and counters are checked before
-  /// anything is written, checksums after it; the trainer's state is then of no use.
+  /// Throws input_error if it is the checkpoint of another model, precision or optimizer.
+  template <class Run>
+  void check_run(const trainer<Run>& trained) const {
+    compare_run<Run>(trained.shape());
+    if (manifest_.text("optimizer") == detail::optimizer_name(trained.optimizer())) return;
+    throw input_error(directory_.string() + ": --optim was " + manifest_.text("optimizer") +
+                      " when this checkpoint was written and is " +
+                      detail::optimizer_name(trained.optimizer()) +
+                      " now; give the same, or start a new run from its weights with --model_name_or_path " +
+                      directory_.string());
+  }
+
+  /// Loads weights, moments and counters into a trainer that check_run lets pass. Throws input_error if
+  /// something is damaged: names, sizes and counters are checked before anything is written, checksums after
+  /// it; the trainer's state is then of no use.
   template <class Run>
   void load(trainer<Run>& trained) const {
-    check_run<Run>(trained.shape());
     tensor_archive state;
     state.add(directory_ / detail::state_file);
     const bool weights_in_model = manifest_.text("weights_in") == "model";
     std::optional<tensor_archive> model;
     if (weights_in_model) model.emplace(tensor_archive::open_model(directory_));
-    if (manifest_.text("optimizer") != detail::optimizer_name(trained.optimizer())) {
-      throw input_error(directory_.string() + ": --optim was " + manifest_.text("optimizer") +
-                        " when this checkpoint was written and is " +
-                        detail::optimizer_name(trained.optimizer()) +
-                        " now; give the same, or start a new run from its weights with "
-                        "--model_name_or_path " +
-                        directory_.string());
-    }
     const auto find = [&](std::string_view kind, const parameter_row& row,
                           index_t count) -> const stored_tensor& {
       const bool in_model = kind == "weights" && weights_in_model;
@@ -375,7 +379,7 @@ class training_checkpoint {
   }
 
   template <class Run>
-  void check_run(const model_shape& now) const {
+  void compare_run(const model_shape& now) const {
     const detail::manifest_reader shape = manifest_.at("shape");
     const auto compare = [&](const char* name, index_t value) {
       if (shape.integer(name) == value) return;

@@ -65,7 +65,6 @@ struct loop_events {
 struct loop_result {
   int stopped_by = 0;    ///< signal that ended it before its last update; 0: none
   double seconds = 0.0;  ///< of this call
-  index_t updates = 0;   ///< of this call
 };
 
 /// Trains on `data` from where `state` stands to steps.max_steps.
@@ -90,7 +89,6 @@ class training_loop {
   loop_result run(loop_state& state, progress_bar& bar) {
     const clock::time_point start = clock::now();
     loop_result result;
-    const index_t first_step = state.global_step;
     last_result_ = start;
     bar.advance(state.global_step);
     state.end_epoch_after(steps_.batches_per_epoch);
@@ -103,7 +101,6 @@ class training_loop {
       } while (state.batch != 0 && state.global_step < steps_.max_steps && result.stopped_by == 0);
     }
     result.seconds = seconds_since(start);
-    result.updates = state.global_step - first_step;
     return result;
   }
 

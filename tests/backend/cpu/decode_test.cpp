@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -164,6 +167,31 @@ TEST_CASE("the best tokens of a row, descending, ties to the lower id", "[backen
           CHECK(scores[static_cast<std::size_t>(row * count + i)] ==
                 from[order[static_cast<std::size_t>(i)]]);
       }
+    }
+  }
+}
+
+TEST_CASE("scores that are no numbers come last", "[backend]") {
+  fixture cpu;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const index_t size : {index_t{5}, index_t{100}}) {
+    auto values = random_floats(size, 5);
+    values[0] = values[3] = nan;
+    for (const index_t count : {index_t{1}, index_t{3}, size}) {
+      CAPTURE(size, count);
+      std::vector<float> scores(static_cast<std::size_t>(count));
+      std::vector<std::int32_t> ids(scores.size());
+      t5zero::cpu::top_candidates(cpu.execution, matrix_view<const float>(values.data(), 1, size),
+                                  matrix_view<float>(scores.data(), 1, count),
+                                  matrix_view<std::int32_t>(ids.data(), 1, count));
+      const auto numbers = static_cast<std::ptrdiff_t>(std::min(count, size - 2));
+      CHECK(std::is_sorted(scores.begin(), scores.begin() + numbers, std::greater<>()));
+      CHECK(std::all_of(ids.begin(), ids.begin() + numbers, [](int id) { return id != 0 && id != 3; }));
+      CHECK(std::none_of(scores.begin(), scores.end(), [](float score) { return std::isnan(score); }));
+      float best = -std::numeric_limits<float>::infinity();
+      for (const float value : values) best = value > best ? value : best;
+      CHECK(scores[0] == best);
+      if (count == size) CHECK((ids[ids.size() - 2] == 0 && ids.back() == 3));
     }
   }
 }

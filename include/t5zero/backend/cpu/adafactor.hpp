@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <type_traits>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cpu/execution.hpp>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cpu/dropout.hpp>
@@ -21,10 +22,11 @@ constexpr index_t decode_thread_floats(index_t max_keys, index_t d_kv) {
 
 }  // namespace detail
 
-/// Bytes that decode_attention borrows.
+/// Bytes that decode_attention borrows: what each thread has, and the bucket of each distance.
 [[nodiscard]] constexpr index_t decode_attention_workspace_bytes(index_t max_keys, index_t d_kv,
                                                                  int threads) {
-  return threads * detail::decode_thread_floats(max_keys, d_kv) * 4;
+  return threads * detail::decode_thread_floats(max_keys, d_kv) * 4 +
+         max_keys * static_cast<index_t>(sizeof(std::int32_t));
 }
 
 /// to[rows[t]] = from[t].
@@ -54,6 +56,15 @@ void decode_attention(execution& execution, const decode_attention_inputs<T>& in
   const index_t thread_floats = detail::decode_thread_floats(in.keys.max_count, d);
   auto* memory = reinterpret_cast<float*>(execution.workspace(
       decode_attention_workspace_bytes(in.keys.max_count, d, execution.threads().size())));
+  auto* buckets = reinterpret_cast<std::int32_t*>(memory + execution.threads().size() * thread_floats);
+  if (in.relative_bias != nullptr) {
+    index_t longest = 0;
+    for (index_t row = 0; row < in.query.rows; ++row) longest = std::max(longest, in.keys.count(row));
+    for (index_t distance = 0; distance < longest; ++distance) {
+      buckets[distance] = static_cast<std::int32_t>(
+          relative_position_bucket(-distance, /*bidirectional=*/false, in.n_buckets, in.max_distance));
+    }
+  }
   execution.threads().run(in.query.rows, [&](index_t row) {
     float* scores = memory + thread_pool::current_thread() * thread_floats;
     float* result = scores + round_up(in.keys.max_count, 16);
@@ -66,11 +77,8 @@ void decode_attention(execution& execution, const decode_attention_inputs<T>& in
         scores[j] = dot[0][0];
       }
       if (in.relative_bias != nullptr) {
-        for (index_t j = 0; j < n; ++j) {
-          const index_t bucket =
-              relative_position_bucket(j - (n - 1), /*bidirectional=*/false, in.n_buckets, in.max_distance);
-          scores[j] += static_cast<float>(in.relative_bias[bucket * in.n_heads + head]);
-        }
+        for (index_t j = 0; j < n; ++j)
+          scores[j] += static_cast<float>(in.relative_bias[buckets[n - 1 - j] * in.n_heads + head]);
       }
       const float maximum = range_maximum(scores, n);
       const float sum = exponentiate_range(scores, n, maximum);

@@ -58,6 +58,16 @@ inline void sums_of_lanes(const float_vector (&values)[Count], float (&sums)[Cou
 /// Whether a pass over some rows of b also asks memory for the rows after them.
 enum class prefetch : std::uint8_t { no, next_rows };
 
+/// Asks memory for element `index`, which may lie behind the end of the array: the address is a number then,
+/// for a pointer may not go there. To the second-level cache: the first is full of a's rows.
+template <element B>
+inline void prefetch_element(const B* array, index_t index) {
+  const auto address =
+      reinterpret_cast<std::uintptr_t>(array) + static_cast<std::uintptr_t>(index) * sizeof(B);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): nothing is read through it
+  __builtin_prefetch(reinterpret_cast<const void*>(address), /*rw=*/0, /*locality=*/2);
+}
+
 /// sums[i][j] = a row i . b row j.
 template <index_t Rows, index_t Cols, prefetch Fetch = prefetch::no, element A, element B>
 inline void dot_products(const A* a, index_t a_stride, const B* b, index_t b_stride, index_t depth,
@@ -69,9 +79,7 @@ inline void dot_products(const A* a, index_t a_stride, const B* b, index_t b_str
 #pragma GCC unroll 4
     for (index_t j = 0; j < Cols; ++j) {
       right[j] = load(b + j * b_stride + k);
-      // To the second-level cache: the first is full of a's rows.
-      if constexpr (Fetch == prefetch::next_rows)
-        __builtin_prefetch(b + (Cols + j) * b_stride + k, /*rw=*/0, /*locality=*/2);
+      if constexpr (Fetch == prefetch::next_rows) prefetch_element(b, (Cols + j) * b_stride + k);
     }
 #pragma GCC unroll 8
     for (index_t i = 0; i < Rows; ++i) {

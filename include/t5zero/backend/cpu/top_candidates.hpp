@@ -29,12 +29,17 @@ inline void log_softmax_rows(execution& execution, matrix_view<float> logits) {
 
 namespace detail {
 
+/// A score that is no number counts as the worst: without an order there is no best.
+[[nodiscard]] inline float ordered_score(float value) {
+  return std::isnan(value) ? -std::numeric_limits<float>::infinity() : value;
+}
+
 /// `count` largest of `values`, descending, ties to the lower index. A sorted list of the best so far; whole
 /// vectors that hold nothing better than its last are passed over.
 inline void top_of_row(const float* values, index_t size, index_t count, float* best, std::int32_t* ids) {
   index_t held = 0;
   auto offer = [&](index_t i) {
-    const float value = values[i];
+    const float value = ordered_score(values[i]);
     if (held == count && !(value > best[held - 1])) return;
     index_t at = held < count ? held++ : held - 1;
     for (; at > 0 && value > best[at - 1]; --at) {
@@ -62,7 +67,7 @@ inline void top_of_row(const float* values, index_t size, index_t count, float* 
 
 }  // namespace detail
 
-/// scores, ids: [rows, count], the count largest of each row of `values`, descending.
+/// scores, ids: [rows, count], the count largest of each row of `values`, descending; NaN comes out as -inf.
 inline void top_candidates(execution& execution, matrix_view<const float> values, matrix_view<float> scores,
                            matrix_view<std::int32_t> ids) {
   execution.threads().run(values.rows, [&](index_t row) {
@@ -76,9 +81,12 @@ inline void top_candidates(execution& execution, matrix_view<const float> values
     }
     // Sampling without top_k looks at the whole vocabulary.
     for (index_t i = 0; i < count; ++i) best_ids[i] = static_cast<std::int32_t>(i);
-    std::sort(best_ids, best_ids + count,
-              [&](std::int32_t a, std::int32_t b) { return from[a] != from[b] ? from[a] > from[b] : a < b; });
-    for (index_t i = 0; i < count; ++i) best[i] = from[best_ids[i]];
+    std::sort(best_ids, best_ids + count, [&](std::int32_t a, std::int32_t b) {
+      const float score_a = detail::ordered_score(from[a]);
+      const float score_b = detail::ordered_score(from[b]);
+      return score_a != score_b ? score_a > score_b : a < b;
+    });
+    for (index_t i = 0; i < count; ++i) best[i] = detail::ordered_score(from[best_ids[i]]);
   });
 }
 
