@@ -87,6 +87,7 @@ class training_loop {
     const clock::time_point start = clock::now();
     loop_result result;
     last_result_ = start;
+    state.history.updates.reserve(static_cast<std::size_t>(steps_.max_steps));
     bar.advance(state.global_step);
     if (options_.evaluates_on_start && state.global_step == 0) events_.evaluate(state, bar);
     while (state.global_step < steps_.max_steps && result.stopped_by == 0) {
