@@ -3,6 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <set>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -21,22 +25,52 @@ t5zero::batch_shape shape_of(const golden::ragged_batch& batch) {
           view.target.max_length};
 }
 
-/// "beams4.length_penalty=2.0,early_stopping=True" -> options.
+/// One setting of a case's name: "length_penalty=2.0", "lp2.0". Throws on one that is not known, so that no
+/// case is checked with other options than it was made with.
+void set_option(t5zero::generation_options& options, const std::string& setting) {
+  const auto value_of = [&](const std::string& key) {
+    return setting.starts_with(key) ? std::optional(setting.substr(key.size())) : std::nullopt;
+  };
+  const auto stopping_of = [](const std::string& value) {
+    if (value == "True") return t5zero::early_stopping_rule::when_full;
+    if (value == "False") return t5zero::early_stopping_rule::heuristic;
+    if (value == "never") return t5zero::early_stopping_rule::never;
+    throw std::invalid_argument("early_stopping " + value);
+  };
+  if (const auto beams = value_of("beams")) {
+    options.num_beams = std::stoll(*beams);
+  } else if (const auto penalty = value_of("length_penalty=")) {
+    options.length_penalty = std::stod(*penalty);
+  } else if (const auto short_penalty = value_of("lp")) {
+    options.length_penalty = std::stod(*short_penalty);
+  } else if (const auto size = value_of("no_repeat_ngram_size=")) {
+    options.no_repeat_ngram_size = std::stoll(*size);
+  } else if (const auto least = value_of("min_new_tokens=")) {
+    options.min_length = std::stoll(*least) + 1;
+  } else if (const auto rule = value_of("early_stopping=")) {
+    options.early_stopping = stopping_of(*rule);
+  } else if (const auto short_rule = value_of("es")) {
+    options.early_stopping = stopping_of(*short_rule);
+  } else if (const auto repetition = value_of("repetition_penalty=")) {
+    options.repetition_penalty = std::stof(*repetition);
+  } else if (const auto first = value_of("forced_bos_token_id=")) {
+    options.forced_bos_token_id = std::stoi(*first);
+  } else if (const auto last = value_of("forced_eos_token_id=")) {
+    options.forced_eos_token_id = std::stoi(*last);
+  } else {
+    throw std::invalid_argument("no option of a generation: " + setting);
+  }
+}
+
+/// "beams4.length_penalty=2.0,early_stopping=True" or "beams4_lp2.0_esTrue" -> options.
 t5zero::generation_options options_named(const std::string& name, index_t max_length) {
   t5zero::generation_options options;
   options.max_length = max_length;
-  options.num_beams = std::stoll(name.substr(name.find("beams") + 5));
-  const auto value_of = [&](const std::string& key) {
-    const auto at = name.find(key);
-    return at == std::string::npos ? std::string() : name.substr(at + key.size());
-  };
-  if (const std::string v = value_of("length_penalty="); !v.empty()) options.length_penalty = std::stod(v);
-  if (const std::string v = value_of("_lp"); !v.empty()) options.length_penalty = std::stod(v);
-  if (const std::string v = value_of("no_repeat_ngram_size="); !v.empty())
-    options.no_repeat_ngram_size = std::stoll(v);
-  if (const std::string v = value_of("min_new_tokens="); !v.empty()) options.min_length = std::stoll(v) + 1;
-  if (name.find("early_stopping=True") != std::string::npos || name.find("esTrue") != std::string::npos)
-    options.early_stopping = t5zero::early_stopping_rule::when_full;
+  const std::size_t beams_end = std::min(name.find_first_of("._"), name.size());
+  set_option(options, name.substr(0, beams_end));
+  const char separator = beams_end < name.size() && name[beams_end] == '_' ? '_' : ',';
+  std::istringstream rest(name.substr(std::min(beams_end + 1, name.size())));
+  for (std::string setting; std::getline(rest, setting, separator);) set_option(options, setting);
   return options;
 }
 
@@ -92,4 +126,51 @@ TEST_CASE("generation equals transformers' token for token", "[train][golden]") 
   check_all_cases<golden::tiny_relu>();
   check_all_cases<golden::tiny_gated>();
   check_all_cases<golden::tiny_gated_tied>();
+}
+
+TEST_CASE("the names of the reference cases are read whole", "[train]") {
+  const auto rich =
+      options_named("beams4.length_penalty=2.0,early_stopping=never,repetition_penalty=1.5", 21);
+  CHECK(rich.num_beams == 4);
+  CHECK(rich.length_penalty == 2.0);
+  CHECK(rich.early_stopping == t5zero::early_stopping_rule::never);
+  CHECK(rich.repetition_penalty == 1.5F);
+  CHECK(options_named("beams2_lp0.5_esTrue", 21).early_stopping == t5zero::early_stopping_rule::when_full);
+  CHECK(options_named("beams1.", 21).num_beams == 1);
+  CHECK_THROWS_AS(options_named("beams2.diversity_penalty=1.0", 21), std::invalid_argument);
+  CHECK_THROWS_AS(options_named("beams2_esSometimes", 21), std::invalid_argument);
+}
+
+TEST_CASE("forced tokens and the repetition penalty hold in a whole generation", "[train]") {
+  using model = golden::tiny_relu;
+  using run = t5zero::run<model, t5zero::zero_0, t5zero::fp32, t5zero::cpu::backend>;
+  golden::ragged_batch batch;
+  golden::add_row(batch, {5, 6, 7, 1}, {1});
+  golden::add_row(batch, {9, 1}, {1});
+  for (const index_t beams : {index_t{1}, index_t{3}}) {
+    CAPTURE(beams);
+    t5zero::generation_options options;
+    options.max_length = 12;
+    options.num_beams = beams;
+    t5zero::trainer_options settings;
+    settings.trains = false;
+    settings.generation = options.shape(model::shape.vocab_size);
+    t5zero::trainer<run> trainer(model::shape, shape_of(batch), settings);
+    trainer.initialize(7, 1.0);
+    const auto generated = [&](index_t sentence) {
+      const auto tokens = trainer.generate(batch.view(), options).tokens(sentence);
+      return std::vector<std::int32_t>(tokens.begin(), tokens.end());
+    };
+    options.forced_bos_token_id = 7;
+    options.forced_eos_token_id = 1;
+    options.min_length = 12;  // no end before the forced one
+    options.repetition_penalty = 1e4F;
+    for (const index_t sentence : {index_t{0}, index_t{1}}) {
+      const std::vector<std::int32_t> tokens = generated(sentence);
+      REQUIRE(tokens.size() == 11);
+      CHECK(tokens.front() == 7);
+      CHECK(tokens.back() == 1);
+      CHECK(std::set<std::int32_t>(tokens.begin(), tokens.end()).size() == tokens.size());
+    }
+  }
 }
