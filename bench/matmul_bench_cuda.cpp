@@ -121,7 +121,8 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, operation, la, lb, lc, lc, preference,
                                                                wanted, found.data(), &count);
   if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
-    std::printf("{\"product\": \"%s\", \"unsupported\": \"%s\"}\n", work.name, cublasLtGetStatusString(status));
+    std::printf("{\"product\": \"%s\", \"unsupported\": \"%s\"}\n", work.name,
+                cublasLtGetStatusString(status));
   } else {
     float first = 0.0F;
     float best = 1e9F;

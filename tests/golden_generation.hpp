@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -22,22 +25,52 @@ inline t5zero::batch_shape shape_of(const ragged_batch& batch) {
           view.target.max_length};
 }
 
-/// "beams4.length_penalty=2.0,early_stopping=True" -> options.
+/// One setting of a case's name: "length_penalty=2.0", "lp2.0". Throws on one that is not known, so that no
+/// case is checked with other options than it was made with.
+inline void set_option(t5zero::generation_options& options, const std::string& setting) {
+  const auto value_of = [&](const std::string& key) {
+    return setting.starts_with(key) ? std::optional(setting.substr(key.size())) : std::nullopt;
+  };
+  const auto stopping_of = [](const std::string& value) {
+    if (value == "True") return t5zero::early_stopping_rule::when_full;
+    if (value == "False") return t5zero::early_stopping_rule::heuristic;
+    if (value == "never") return t5zero::early_stopping_rule::never;
+    throw std::invalid_argument("early_stopping " + value);
+  };
+  if (const auto beams = value_of("beams")) {
+    options.num_beams = std::stoll(*beams);
+  } else if (const auto penalty = value_of("length_penalty=")) {
+    options.length_penalty = std::stod(*penalty);
+  } else if (const auto short_penalty = value_of("lp")) {
+    options.length_penalty = std::stod(*short_penalty);
+  } else if (const auto size = value_of("no_repeat_ngram_size=")) {
+    options.no_repeat_ngram_size = std::stoll(*size);
+  } else if (const auto least = value_of("min_new_tokens=")) {
+    options.min_length = std::stoll(*least) + 1;
+  } else if (const auto rule = value_of("early_stopping=")) {
+    options.early_stopping = stopping_of(*rule);
+  } else if (const auto short_rule = value_of("es")) {
+    options.early_stopping = stopping_of(*short_rule);
+  } else if (const auto repetition = value_of("repetition_penalty=")) {
+    options.repetition_penalty = std::stof(*repetition);
+  } else if (const auto first = value_of("forced_bos_token_id=")) {
+    options.forced_bos_token_id = std::stoi(*first);
+  } else if (const auto last = value_of("forced_eos_token_id=")) {
+    options.forced_eos_token_id = std::stoi(*last);
+  } else {
+    throw std::invalid_argument("no option of a generation: " + setting);
+  }
+}
+
+/// "beams4.length_penalty=2.0,early_stopping=True" or "beams4_lp2.0_esTrue" -> options.
 inline t5zero::generation_options options_named(const std::string& name, index_t max_length) {
   t5zero::generation_options options;
   options.max_length = max_length;
-  options.num_beams = std::stoll(name.substr(name.find("beams") + 5));
-  const auto value_of = [&](const std::string& key) {
-    const auto at = name.find(key);
-    return at == std::string::npos ? std::string() : name.substr(at + key.size());
-  };
-  if (const std::string v = value_of("length_penalty="); !v.empty()) options.length_penalty = std::stod(v);
-  if (const std::string v = value_of("_lp"); !v.empty()) options.length_penalty = std::stod(v);
-  if (const std::string v = value_of("no_repeat_ngram_size="); !v.empty())
-    options.no_repeat_ngram_size = std::stoll(v);
-  if (const std::string v = value_of("min_new_tokens="); !v.empty()) options.min_length = std::stoll(v) + 1;
-  if (name.find("early_stopping=True") != std::string::npos || name.find("esTrue") != std::string::npos)
-    options.early_stopping = t5zero::early_stopping_rule::when_full;
+  const std::size_t beams_end = std::min(name.find_first_of("._"), name.size());
+  set_option(options, name.substr(0, beams_end));
+  const char separator = beams_end < name.size() && name[beams_end] == '_' ? '_' : ',';
+  std::istringstream rest(name.substr(std::min(beams_end + 1, name.size())));
+  for (std::string setting; std::getline(rest, setting, separator);) set_option(options, setting);
   return options;
 }
 

@@ -129,6 +129,9 @@ TEST_CASE("checkpoints that cannot be gone on from", "[program]") {
     CHECK(place.contents() == before);
   };
   const std::string last = "run/checkpoint-27";
+  // An earlier checkpoint of the same run does not mend what differs in the command.
+  const outcome other = place.trains({"--output_dir", "o", "--resume_from_checkpoint", last, "--seed", "7"});
+  CHECK(other.err.find("run/checkpoint-18") == std::string::npos);
   refused({"--output_dir", "o", "--resume_from_checkpoint", "True"},
           {"Can't find a valid checkpoint at True"});
   refused({"--output_dir", "o", "--resume_from_checkpoint", "run"},

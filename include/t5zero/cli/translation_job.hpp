@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <cstdio>
 #include <ctime>
 #include <filesystem>
 #include <iostream>
@@ -27,6 +26,7 @@
 #include <t5zero/cli/resume.hpp>
 #include <t5zero/cli/run_constraints.hpp>
 #include <t5zero/cli/run_documents.hpp>
+#include <t5zero/cli/split_evaluator.hpp>
 #include <t5zero/cli/trainer_settings.hpp>
 #include <t5zero/cli/translation_setup.hpp>
 #include <t5zero/io/checkpoint_directory.hpp>
@@ -267,17 +267,6 @@ class translation_job {
     return {train_data_->size(), chosen_.per_device_train_batch_size, chosen_.gradient_accumulation_steps,
             order_seed(chosen_), chosen_.dataloader_drop_last,        chosen_.group_by_length};
   }
-  [[nodiscard]] evaluation_options evaluation_of(evaluation_time when, bool has_references) const {
-    evaluation_options how;
-    how.batch_size = chosen_.per_device_eval_batch_size;
-    how.decoder_start_token_id = files_.config.decoder_start_token_id;
-    how.padding = padding_of_labels(chosen_, chosen_.evaluation_target_length());
-    how.has_references = has_references;
-    how.cleans_up = files_.tokenizer_config.value("clean_up_tokenization_spaces", false);
-    if (chosen_.predict_with_generate) how.generation = choose_generation(chosen_, files_.generation, when);
-    return how;
-  }
-
   /// Returns the signal that asked to stop, or 0.
   int train() {
     const step_arithmetic& steps = *steps_;
@@ -456,14 +445,11 @@ class translation_job {
     trainer_->load([&](const parameter_row& row, float* to) { weights.of(row).read(to); });
   }
 
+  [[nodiscard]] split_evaluator<Run> evaluator() const { return {chosen_, files_, *text_, *trainer_}; }
+
   /// An evaluation between two updates; returns whether it is the best so far.
   bool evaluate_during_training(loop_state& state, progress_bar& bar) {
-    progress_bar inner("Evaluating", ceil_div(validation_data_->size(), chosen_.per_device_eval_batch_size),
-                       bar_mode(chosen_));
-    const evaluation_result result =
-        evaluate_dataset(*trainer_, *validation_data_, *text_,
-                         evaluation_of(evaluation_time::during_training, /*has_references=*/true), inner);
-    inner.close();
+    const evaluation_result result = evaluator().during_training(*validation_data_);
     log_entry entry{state.global_step, state.epochs_done, {}};
     for (const auto& [key, value] : result.values) entry.values.emplace_back("eval_" + key, value);
     bar.print_above(log_line(entry));
@@ -477,41 +463,10 @@ class translation_job {
     return better;
   }
 
-  /// Runs one split and prints its metrics; `split` is "eval" or "predict".
-  evaluation_result run_split(const std::string& split, const tokenized_dataset& data, bool has_references) {
-    const bool predicts = split == "predict";
-    std::cerr << "***** Running " << (predicts ? "Prediction" : "Evaluation")
-              << " *****\n  Num examples = " << data.size()
-              << "\n  Batch size = " << chosen_.per_device_eval_batch_size << "\n";
-    progress_bar bar(predicts ? "Predicting" : "Evaluating",
-                     ceil_div(data.size(), chosen_.per_device_eval_batch_size), bar_mode(chosen_));
-    evaluation_result result = evaluate_dataset(*trainer_, data, *text_,
-                                                evaluation_of(evaluation_time::at_end, has_references), bar);
-    bar.close();
-    return result;
-  }
-
-  /// The keys of <split>_results.json.
-  [[nodiscard]] metrics metrics_of(const std::string& split, const evaluation_result& result) const {
-    metrics all;
-    for (const auto& [key, value] : result.values) all.set(split + "_" + key, value);
-    all.set_count(split + "_samples", result.samples);
-    if (!chosen_.do_train) all.set(split + "_model_preparation_time", python_round(preparation_time_, 4));
-    if (chosen_.do_train && split == "eval") all.set("epoch", epoch_);
-    return all;
-  }
-  static void print_scores(const evaluation_result& result) {
-    if (!result.bleu) return;
-    char chrf[64];
-    std::snprintf(chrf, sizeof(chrf), "chrF2 = %.2f", result.chrf);
-    std::cerr << result.bleu->text() << "\n  " << bleu_signature << "\n"
-              << chrf << "\n  " << chrf_signature << "\n";
-  }
-
   void evaluate_at_end() {
     std::cerr << "*** Evaluate ***\n";
-    const evaluation_result result = run_split("eval", *validation_data_, /*has_references=*/true);
-    const metrics all = metrics_of("eval", result);
+    const evaluation_result result = evaluator().at_end("eval", *validation_data_, /*has_references=*/true);
+    const metrics all = metrics_of_split(chosen_, "eval", result, preparation_time_, epoch_);
     documents_.add("eval", result, *validation_data_, *text_);
     print_scores(result);
     atomic_save save(chosen_.output_dir);
@@ -526,8 +481,8 @@ class translation_job {
       std::cerr << "the test data has rows without \"" << chosen_.target_lang
                 << "\": no loss and no BLEU are computed\n";
     }
-    const evaluation_result result = run_split("predict", *test_data_, test_has_references_);
-    const metrics all = metrics_of("predict", result);
+    const evaluation_result result = evaluator().at_end("predict", *test_data_, test_has_references_);
+    const metrics all = metrics_of_split(chosen_, "predict", result, preparation_time_, epoch_);
     documents_.add("predict", result, *test_data_, *text_);
     print_scores(result);
     atomic_save save(chosen_.output_dir);

@@ -1,7 +1,8 @@
 // What a checkpoint holds beside the model directory: t5zero_state.safetensors (fp32 slices of weights and
 // moments) and t5zero_checkpoint.json, the manifest. A slice is named by kind, tensor and first element, so
 // that another number of ranks or another ZeRO stage can gather its own part later. The manifest holds a
-// checksum of each slice.
+// checksum of each slice. The records of the updates are a tensor among the slices: their number grows with
+// the run, and every checkpoint holds all of them.
 #pragma once
 
 #include <cmath>
@@ -49,6 +50,9 @@ namespace detail {
 inline constexpr const char* manifest_file = "t5zero_checkpoint.json";
 inline constexpr const char* state_file = "t5zero_state.safetensors";
 inline constexpr index_t checkpoint_version = 2;
+/// Tensor of the state file: [updates, update_columns], the records of the updates as floats.
+inline constexpr const char* updates_tensor = "history/updates/0";
+inline constexpr index_t update_columns = 8;
 
 /// JSON has no NaN or infinity.
 [[nodiscard]] inline nlohmann::json exact_number(double value) {
@@ -115,12 +119,26 @@ class manifest_reader {
     for (const auto& [key, value] : entry.values) values.push_back({key, exact_number(value)});
     entries.push_back({{"step", entry.step}, {"epoch", entry.epoch}, {"values", values}});
   }
-  nlohmann::json updates = nlohmann::json::array();
-  for (const update_record& u : history.updates) {
-    updates.push_back({u.step, exact_number(u.loss), exact_number(u.grad_norm), u.learning_rate, u.loss_scale,
-                       u.seconds, u.tokens, u.skipped});
+  return {{"entries", entries}};
+}
+
+/// The records as floats: they are only drawn.
+[[nodiscard]] inline std::vector<float> floats_of(const std::vector<update_record>& updates) {
+  std::vector<float> values;
+  values.reserve(updates.size() * static_cast<std::size_t>(update_columns));
+  for (const update_record& u : updates) {
+    for (const double value : {static_cast<double>(u.step), u.loss, u.grad_norm, u.learning_rate,
+                               u.loss_scale, u.seconds, static_cast<double>(u.tokens), u.skipped ? 1.0 : 0.0})
+      values.push_back(static_cast<float>(value));
   }
-  return {{"entries", entries}, {"updates", updates}};
+  return values;
+}
+[[nodiscard]] inline std::vector<update_record> updates_of(const std::vector<float>& values) {
+  std::vector<update_record> updates;
+  updates.reserve(values.size() / static_cast<std::size_t>(update_columns));
+  for (auto v = values.begin(); v != values.end(); v += update_columns)
+    updates.push_back({std::llround(v[0]), v[1], v[2], v[3], v[4], v[5], std::llround(v[6]), v[7] != 0.0F});
+  return updates;
 }
 
 [[nodiscard]] inline double number_of(const nlohmann::json& value) {
@@ -141,13 +159,8 @@ class manifest_reader {
         read.values.emplace_back(pair.at(0).get<std::string>(), number_of(pair.at(1)));
       history.entries.push_back(std::move(read));
     }
-    for (const nlohmann::json& u : manifest.array("updates")) {
-      history.updates.push_back({u.at(0).get<index_t>(), number_of(u.at(1)), number_of(u.at(2)),
-                                 u.at(3).get<double>(), u.at(4).get<double>(), u.at(5).get<double>(),
-                                 u.at(6).get<index_t>(), u.at(7).get<bool>()});
-    }
   } catch (const nlohmann::json::exception&) {
-    manifest.damaged("updates", "or \"entries\" cannot be read");
+    manifest.damaged("entries", "cannot be read");
   }
   return history;
 }
@@ -182,6 +195,13 @@ void add_training_state(atomic_save& save, const trainer<Run>& trained, bool wei
     };
     tensors.push_back(std::move(tensor));
   });
+  const std::vector<float> updates = detail::floats_of(state.history.updates);
+  const auto updates_bytes = static_cast<index_t>(updates.size() * sizeof(float));
+  checksums[detail::updates_tensor] = checksum(updates.data(), updates_bytes);
+  tensors.push_back({detail::updates_tensor,
+                     {static_cast<index_t>(state.history.updates.size()), detail::update_columns},
+                     dtype::f32,
+                     [&](atomic_save& to) { to.write(updates.data(), updates_bytes); }});
   detail::write_safetensors(save, detail::state_file, tensors);
   const model_shape& shape = trained.shape();
   const trainer_counters counters = trained.counters();
@@ -271,6 +291,7 @@ class training_checkpoint {
              data.boolean("group_by_length")};
     if (state_.batch >= data_.batches_per_epoch())
       loop.damaged("batch", "is more than an epoch of this data has");
+    state_.history.updates = read_updates();
   }
 
   [[nodiscard]] const std::filesystem::path& directory() const { return directory_; }
@@ -376,6 +397,22 @@ class training_checkpoint {
                         "--model_name_or_path");
     }
     return {read_strict_json(file), file.string()};
+  }
+
+  [[nodiscard]] std::vector<update_record> read_updates() const {
+    tensor_archive archive;
+    archive.add(directory_ / detail::state_file);
+    const stored_tensor* tensor = archive.find(detail::updates_tensor);
+    const bool fits = tensor != nullptr && tensor->type == dtype::f32 && tensor->shape.size() == 2 &&
+                      tensor->shape[1] == detail::update_columns;
+    std::vector<float> values(fits ? static_cast<std::size_t>(tensor->count()) : 0);
+    if (fits) tensor->read(values.data());
+    if (!fits || checksum(values.data(), static_cast<index_t>(values.size() * sizeof(float))) !=
+                     manifest_.at("checksums").unsigned_integer(detail::updates_tensor)) {
+      throw input_error(directory_.string() + ": " + detail::updates_tensor +
+                        " is not what was written; the checkpoint is damaged");
+    }
+    return detail::updates_of(values);
   }
 
   template <class Run>

@@ -90,6 +90,7 @@ class training_loop {
     const clock::time_point start = clock::now();
     loop_result result;
     last_result_ = start;
+    state.history.updates.reserve(static_cast<std::size_t>(steps_.max_steps));
     bar.advance(state.global_step);
     state.end_epoch_after(steps_.batches_per_epoch);
     if (options_.evaluates_on_start && state.global_step == 0) events_.evaluate(state, bar);
