@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <random>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -24,6 +25,24 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// How many runs whose words are in `log` went on from a checkpoint.
+int resumed_runs(const std::string& log) {
+  const std::string said = "Checkpoint detected";
+  int count = 0;
+  for (auto at = log.find(said); at != std::string::npos; at = log.find(said, at + 1)) ++count;
+  return count;
+}
+/// The last checkpoint in a directory, 0 if there is none.
+int last_checkpoint(const fs::path& directory) {
+  int last = 0;
+  std::error_code gone;
+  for (const auto& entry : fs::directory_iterator(directory, gone)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("checkpoint-")) last = std::max(last, std::stoi(name.substr(11)));
+  }
+  return last;
+}
+
 }  // namespace
 
 TEST_CASE("killed at 20 random moments, a run ends as if it had not been", "[program]") {
@@ -36,9 +55,13 @@ TEST_CASE("killed at 20 random moments, a run ends as if it had not been", "[pro
   std::mt19937 engine(20);
   int kills = 0;
   while (kills < 20) {
-    // Saves are frequent and slow beside updates of this size, so many kills hit one.
+    // However slow the machine is: every other kill comes after a checkpoint that this run wrote. Saves are
+    // frequent and slow beside updates of this size, so many kills hit one.
+    const int before = last_checkpoint(place.work() / "killed");
     t5zero_test::running_program run = place.starts(command);
-    std::this_thread::sleep_for(std::chrono::milliseconds(30 + engine() % 120));
+    if (kills % 2 == 0)
+      (void)run.wait_until([&] { return last_checkpoint(place.work() / "killed") > before; });
+    std::this_thread::sleep_for(std::chrono::milliseconds(engine() % (kills % 2 == 0 ? 40 : 150)));
     run.send(SIGKILL);
     const int status = run.status();
     INFO(place.log());
@@ -47,6 +70,7 @@ TEST_CASE("killed at 20 random moments, a run ends as if it had not been", "[pro
     if (ended) fs::remove_all(place.work() / "killed");  // ended before its signal: from the beginning again
     ++kills;
   }
+  CHECK(resumed_runs(place.log()) >= 5);
   const outcome last = place.run(command);
   INFO(last.err);
   REQUIRE(last.code == 0);
