@@ -1,5 +1,5 @@
 // Time of the kernels of a step, each as a chain of nodes in a graph over warm data:
-//   kernel_bench_cuda <t5-small|t5-base|t5-large> <fp32|fp16|bf16> <batch> <tokens a sequence>
+//   kernel_bench_cuda <t5-small|t5-base|t5-large|t5-3b> <fp32|fp16|bf16> <batch> <tokens a sequence>
 // One JSON line for each: microseconds a node.
 #include <cuda_runtime_api.h>
 
@@ -248,13 +248,13 @@ void measure_kernels(const model_shape& shape, index_t batch, index_t length) {
 
 int main(int argc, char** argv) {
   if (argc < 5) {
-    std::cerr << "usage: kernel_bench_cuda <t5-small|t5-base|t5-large> <fp32|fp16|bf16> <batch> <tokens a "
+    std::cerr << "usage: kernel_bench_cuda <t5-small|t5-base|t5-large|t5-3b> <fp32|fp16|bf16> <batch> <tokens a "
                  "sequence>\n";
     return 2;
   }
   try {
     model_shape shape;
-    for_each_type(type_list<t5_small, t5_base, t5_large>{}, [&]<class Model>() {
+    for_each_type(type_list<t5_small, t5_base, t5_large, t5_3b>{}, [&]<class Model>() {
       if (Model::name == argv[1]) shape = Model::shape;
     });
     const std::string precision = argv[2];
