@@ -57,6 +57,7 @@ class running_program {
     (void)status();
   }
 
+  [[nodiscard]] pid_t id() const { return child_; }
   void send(int number) const { ::kill(child_, number); }
   [[nodiscard]] bool ended() {
     if (!ended_) ended_ = ::waitpid(child_, &status_, WNOHANG) == child_;

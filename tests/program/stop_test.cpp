@@ -158,6 +158,58 @@ TEST_CASE("a signal while the final model is saved leaves evaluation out", "[pro
   CHECK(place.log().find("left out") != std::string::npos);
 }
 
+TEST_CASE("a second run in a directory is refused while the first one lives", "[program]") {
+  const training_sandbox place;
+  running_program run = place.starts(endless("shared"));
+  REQUIRE(run.wait_until([&] { return place.log().find("'loss'") != std::string::npos; }));
+  const words evaluation = {std::string(T5ZERO_BIN_DIR) + "/t5_tiny_plain",
+                            "--from_scratch",
+                            "--config_name",
+                            "t5-tiny",
+                            "--source_lang",
+                            "en",
+                            "--target_lang",
+                            "ro",
+                            "--validation_file",
+                            "validation.jsonl",
+                            "--do_eval",
+                            "--output_dir",
+                            "shared"};
+  for (const outcome& second : {place.trains({"--output_dir", "shared", "--overwrite_output_dir"}),
+                                place.trains({"--output_dir", "shared"}), place.run(evaluation)}) {
+    INFO(second.err);
+    CHECK(second.code == 2);
+    CHECK(second.err.find("--output_dir shared: another run (process " + std::to_string(run.id())) !=
+          std::string::npos);
+  }
+  CHECK(!run.ended());
+  run.send(SIGKILL);
+  (void)run.status();
+  // A kill leaves the file, not the lock.
+  CHECK(fs::exists(place.work() / "shared/.t5zero_lock"));
+  const outcome next = place.trains({"--output_dir", "shared", "--max_steps", "3", "--overwrite_output_dir"});
+  INFO(next.err);
+  CHECK(next.code == 0);
+  CHECK(!fs::exists(place.work() / "shared/.t5zero_lock"));
+}
+
+TEST_CASE("a run that diverges says so and keeps what it can go on from", "[program]") {
+  const training_sandbox place;
+  REQUIRE(place.trains({"--output_dir", "out", "--max_steps", "9"}).code == 0);
+  const outcome diverged = place.trains(
+      {"--output_dir", "out", "--max_steps", "36", "--learning_rate", "1e30", "--save_total_limit", "1"});
+  INFO(diverged.err);
+  REQUIRE(diverged.code == 0);
+  CHECK(place.checkpoints("out") == words{"checkpoint-36", "checkpoint-9"});
+  const std::string first = "warning: the gradients of update ";
+  const std::size_t at = diverged.err.find(first);
+  REQUIRE(at != std::string::npos);
+  const std::size_t last = diverged.err.rfind(first);
+  CHECK(diverged.err.find(first, at + 1) == last);  // once when it happens, once at the end
+  CHECK(diverged.err.find("is of no use. The last checkpoint before: out/checkpoint-9", last) !=
+        std::string::npos);
+}
+
 TEST_CASE("nobody needs to read what a training prints", "[program]") {
   const training_sandbox place;
   std::string line;

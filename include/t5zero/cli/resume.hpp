@@ -15,6 +15,7 @@
 #include <t5zero/core/error.hpp>
 #include <t5zero/io/atomic_save.hpp>
 #include <t5zero/io/checkpoint_directory.hpp>
+#include <t5zero/io/directory_lock.hpp>
 #include <t5zero/train/interval.hpp>
 #include <t5zero/train/python_repr.hpp>
 
@@ -121,6 +122,24 @@ class run_marker {
   std::filesystem::path path_;
 };
 
+/// Keeps other runs out of output_dir while this one lives. Throws input_error.
+[[nodiscard]] inline directory_lock lock_output_directory(const options& chosen) {
+  try {
+    return directory_lock(chosen.output_dir);
+  } catch (const input_error& failure) {
+    throw input_error("--output_dir " + std::string(failure.what()) +
+                      ": wait for its end, or name another directory");
+  }
+}
+
+/// Whether there is nothing in a directory but this run's lock.
+[[nodiscard]] inline bool holds_nothing(const std::filesystem::path& directory) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored))
+    if (entry.path().filename() != directory_lock::file_name) return false;
+  return true;
+}
+
 /// The checkpoint to go on from, if there is one. As run_translation.py: --resume_from_checkpoint, else,
 /// without
 /// --overwrite_output_dir, the last one in output_dir. A directory that is not empty and has none is refused,
@@ -133,7 +152,7 @@ class run_marker {
   std::error_code ignored;
   if (fs::is_directory(output, ignored)) remove_stale_partials(output);
   if (chosen.resume_from_checkpoint) return fs::path(*chosen.resume_from_checkpoint);
-  if (chosen.overwrite_output_dir || !fs::is_directory(output, ignored) || fs::is_empty(output, ignored))
+  if (chosen.overwrite_output_dir || !fs::is_directory(output, ignored) || holds_nothing(output))
     return std::nullopt;
   const std::vector<checkpoint_directory> checkpoints = find_checkpoints(output);
   if (!checkpoints.empty()) {

@@ -30,6 +30,7 @@
 #include <t5zero/cli/trainer_settings.hpp>
 #include <t5zero/cli/translation_setup.hpp>
 #include <t5zero/io/checkpoint_directory.hpp>
+#include <t5zero/io/directory_lock.hpp>
 #include <t5zero/io/model_directory.hpp>
 #include <t5zero/io/tensorboard.hpp>
 #include <t5zero/optim/lr_schedule.hpp>
@@ -67,6 +68,7 @@ class translation_job {
     }
     check_memory_of_model<Run>(plan_options_of<typename Run::backend>(chosen_, compiled.vocab_size));
     check_output_directory(chosen_);
+    const directory_lock alone = lock_output_directory(chosen_);
     const std::string fingerprint = run_fingerprint(chosen_, Run::name());
     if (const auto start = find_start(chosen_, fingerprint)) open_checkpoint(*start);
     read_inputs();
