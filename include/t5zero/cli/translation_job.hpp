@@ -353,6 +353,7 @@ class translation_job {
     std::cerr << "Model saved in " << chosen_.output_dir << " (" << saved_type_name<Run>(saves_16_bit())
               << ")\n";
     std::cout << result.table("train") << std::flush;
+    warn_of_divergence(state);
     documents_.history = std::move(state.history);
     documents_.facts = {{"updates", with_thousands(steps_->max_steps)},
                         {"train loss", python_repr(python_round(loss, 4))},
@@ -415,6 +416,8 @@ class translation_job {
     if (chosen_.save_total_limit) {
       std::set<index_t> kept = {state.global_step};
       if (chosen_.load_best_model_at_end && state.best) kept.insert(state.best->step);
+      // What a run that diverged can go on from.
+      if (const auto sound = last_sound_checkpoint(state)) kept.insert(sound->step);
       prune_checkpoints(output, *chosen_.save_total_limit, kept, steps_of_other_runs_);
     }
   }
@@ -426,6 +429,28 @@ class translation_job {
     for (const checkpoint_directory& other : find_checkpoints(chosen_.output_dir)) {
       if (!goes_on || other.step > step) steps_of_other_runs_.insert(other.step);
     }
+  }
+  /// The last checkpoint of this run before the update that spoilt the weights, if one did.
+  [[nodiscard]] std::optional<checkpoint_directory> last_sound_checkpoint(const loop_state& state) const {
+    std::optional<checkpoint_directory> last;
+    for (const checkpoint_directory& one : find_checkpoints(chosen_.output_dir)) {
+      const bool is_own = std::find(foreign_checkpoints_.begin(), foreign_checkpoints_.end(), one.step) ==
+                          foreign_checkpoints_.end();
+      if (is_own && one.step < state.diverged_at) last = one;
+    }
+    return last;
+  }
+  /// Says, where it is so, that the model that was saved is of no use.
+  void warn_of_divergence(const loop_state& state) const {
+    const bool is_best = chosen_.load_best_model_at_end && state.best && state.best->step < state.diverged_at;
+    if (state.diverged_at == 0 || is_best) return;
+    const auto sound = last_sound_checkpoint(state);
+    std::cerr << "warning: the gradients of update " << state.diverged_at << " of " << state.global_step
+              << " were not finite: the model saved in " << chosen_.output_dir << " is of no use. "
+              << (sound ? "The last checkpoint before: " + sound->path.string() +
+                              ". Go on from it, or begin again, with a lower --learning_rate"
+                        : std::string("Begin again with a lower --learning_rate"))
+              << "\n";
   }
   [[nodiscard]] static std::string checkpoint_name_of(index_t step) {
     return "checkpoint-" + std::to_string(step);

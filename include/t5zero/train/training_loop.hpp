@@ -184,6 +184,15 @@ class training_loop {
     last_result_ = now;
     state.history.updates.push_back(record);
     bar.advance();
+    // A 16-bit run skips such an update; an fp32 run makes it, as PyTorch does.
+    if (!last_.skipped && !std::isfinite(last_.grad_norm) && state.diverged_at == 0) {
+      state.diverged_at = submitted.step;
+      bar.print_above("warning: the gradients of update " + std::to_string(submitted.step) +
+                          " are not finite (grad_norm " + python_repr(last_.grad_norm) +
+                          "): the weights are of no use from here on; stop, and go on from an earlier "
+                          "checkpoint or begin again with a lower --learning_rate",
+                      std::cerr);
+    }
     if (last_.skipped) {
       bar.print_above(Run::precision::needs_loss_scale
                           ? "OVERFLOW! Skipping step. The loss scale is now " + python_repr(last_.loss_scale)
