@@ -434,8 +434,7 @@ class translation_job {
   [[nodiscard]] std::optional<checkpoint_directory> last_sound_checkpoint(const loop_state& state) const {
     std::optional<checkpoint_directory> last;
     for (const checkpoint_directory& one : find_checkpoints(chosen_.output_dir)) {
-      const bool is_own = std::find(foreign_checkpoints_.begin(), foreign_checkpoints_.end(), one.step) ==
-                          foreign_checkpoints_.end();
+      const bool is_own = !steps_of_other_runs_.contains(one.step);
       if (is_own && one.step < state.diverged_at) last = one;
     }
     return last;
