@@ -21,9 +21,10 @@
 
 namespace t5zero::cuda {
 
-/// Up to so many tokens fused sublayers are faster than cuBLASLt's matmuls with separate kernels between
-/// them.
-inline constexpr index_t most_fused_tokens = 192;
+/// Up to so many tokens, and elements of a weight, fused sublayers are faster than cuBLASLt's matmuls with
+/// separate kernels between them (measured on an H100: bench/NOTES.md).
+inline constexpr index_t most_fused_tokens = 64;
+inline constexpr index_t most_fused_weights = index_t{1} << 20;
 
 /// Gradient of the residual stream: `value`, plus, if grad_normed has data, that of the norm of `x`.
 template <token_element T>
@@ -71,7 +72,8 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
   using gradient = stream_gradient<T>;
 
   [[nodiscard]] static bool fuses(const model_shape& shape, index_t tokens) {
-    return tokens <= most_fused_tokens && detail::takes_shape(shape);
+    return tokens <= most_fused_tokens && shape.d_model * shape.d_ff <= most_fused_weights &&
+           detail::takes_shape(shape);
   }
 
   static void self_attention_forward(execution& e, const model_shape& shape, attention_mask mask,

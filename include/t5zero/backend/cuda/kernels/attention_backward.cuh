@@ -27,6 +27,7 @@
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/attention_tiles.cuh>
 #include <t5zero/backend/cuda/kernels/dropout_mask.cuh>
+#include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/operations.hpp>
 
 namespace t5zero::cuda {
@@ -150,7 +151,7 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
   constexpr int other_rows = Blocking::other_rows;
   const attention_place<T> place(in);
   const int block_key = static_cast<int>(blockIdx.x) * own_rows;
-  if (block_key >= place.n_keys) return;
+  if (block_key >= place.n_keys) return wait_for_previous_grid();
   const int rows = min(own_rows, place.n_keys - block_key);
   const int first_query = place.causal ? block_key : 0;  // earlier ones do not see these keys
   const int d_kv = static_cast<int>(in.d_kv);
@@ -165,10 +166,6 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
                                        to.grad_context, place.first_query, first, count, d_kv);
     load_facts<other_rows, Blocking, D>(in, to, place, first, count, facts[stage]);
   };
-  copy_pair<Blocking, own_rows, D>(own_tiles, place, in.key, in.value, place.first_key, block_key, rows,
-                                   d_kv);
-  if (first_query < place.n_queries) copy_queries(0, first_query);
-
   const bool has_bias = in.relative_bias != nullptr;
   const distance_table bias{reinterpret_cast<float*>(memory + memory_layout::table), reach};
   if (has_bias) {
@@ -176,6 +173,11 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
         bias.occurring(first_query, (place.n_queries + 15) / 16 * 16, block_key, block_key + own_rows),
         in.relative_bias, static_cast<int>(in.n_heads), place.head, buckets);
   }
+
+  wait_for_previous_grid();  // the bias is a weight: it was there before
+  copy_pair<Blocking, own_rows, D>(own_tiles, place, in.key, in.value, place.first_key, block_key, rows,
+                                   d_kv);
+  if (first_query < place.n_queries) copy_queries(0, first_query);
 
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   const int warp = static_cast<int>(threadIdx.x) / warp_size;
@@ -342,6 +344,7 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
                 ((static_cast<index_t>(place.head) * gridDim.z + place.sequence) * query_blocks + block) *
                     to.n_buckets;
   if (block_query >= place.n_queries) {
+    wait_for_previous_grid();
     if (has_bias && block_sums != nullptr) {
       for (int i = static_cast<int>(threadIdx.x); i < to.n_buckets; i += Blocking::threads)
         block_sums[i] = 0.0F;
@@ -360,11 +363,6 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
     copy_pair<Blocking, other_rows, D>(other_tiles + stage * 2 * other_rows * D, place, in.key, in.value,
                                        place.first_key, first, min(other_rows, end_key - first), d_kv);
   };
-  copy_pair<Blocking, own_rows, D>(own_tiles, place, in.query, to.grad_context, place.first_query,
-                                   block_query, rows, d_kv);
-  if (end_key > 0) copy_keys(0, 0);
-  load_facts<own_rows, Blocking, D>(in, to, place, block_query, rows, facts);
-
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   const int warp = static_cast<int>(threadIdx.x) / warp_size;
   const distance_table bias{reinterpret_cast<float*>(memory + memory_layout::table), reach};
@@ -377,6 +375,12 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
                                  buckets);
     for (int d = occurring.first + lane; d < occurring.end; d += warp_size) diagonals[d + reach + 30] = 0.0F;
   }
+
+  wait_for_previous_grid();  // the bias is a weight: it was there before
+  copy_pair<Blocking, own_rows, D>(own_tiles, place, in.query, to.grad_context, place.first_query,
+                                   block_query, rows, d_kv);
+  if (end_key > 0) copy_keys(0, 0);
+  load_facts<own_rows, Blocking, D>(in, to, place, block_query, rows, facts);
 
   const int other_warp = warp % Blocking::other_warps;
   const int own_row = warp / Blocking::other_warps * 16;
@@ -467,6 +471,7 @@ template <element T, int D, class Blocking>
 __global__ __launch_bounds__(Blocking::threads) void attention_backward_kernel(
     const __grid_constant__ attention_inputs<T> in, const __grid_constant__ attention_gradients<T> to,
     const __grid_constant__ relative_buckets buckets, int reach) {
+  let_next_grid_start();
   if (static_cast<int>(blockIdx.x) < to.key_blocks) {
     attention_key_gradients<T, D, Blocking>(in, to, buckets, reach);
   } else {
@@ -511,6 +516,8 @@ __global__ __launch_bounds__(Threads) void add_bucket_sums_kernel(const float* b
   constexpr int parts = 8;
   constexpr int buckets = Threads / parts;
   __shared__ float shared[parts][buckets];
+  let_next_grid_start();
+  wait_for_previous_grid();
   const int head = static_cast<int>(blockIdx.x);
   const int part = static_cast<int>(threadIdx.x) / buckets;
   const float* const from = bucket_sums + static_cast<index_t>(head) * blocks * n_buckets;
@@ -565,16 +572,19 @@ void launch_attention_backward(execution& e, const attention_inputs<T>& in, atte
         if (has_bias && sums_of_head > 1) to.bucket_sums = workspace;
         const int bytes = shared_bytes(blocking);
         const auto kernel = attention_backward_kernel<T, D, Blocking>;
-        allow_shared_bytes(kernel, bytes);
         const dim3 grid(static_cast<unsigned>(to.key_blocks + query_blocks),
                         static_cast<unsigned>(in.n_heads), static_cast<unsigned>(in.queries.batch));
-        kernel<<<grid, Blocking::threads, bytes, e.stream()>>>(in, to, buckets, reach);
-        check(cudaGetLastError());
+        launch(
+            e, kernel,
+            {.blocks = grid, .threads = Blocking::threads, .shared_bytes = bytes, .overlap = overlap_of(e)},
+            in, to, buckets, reach);
         if (to.bucket_sums == nullptr) return;
-        add_bucket_sums_kernel<bucket_sum_threads>
-            <<<static_cast<unsigned>(in.n_heads), bucket_sum_threads, 0, e.stream()>>>(
-                to.bucket_sums, static_cast<int>(sums_of_head), to.n_buckets, to.grad_bias);
-        check(cudaGetLastError());
+        launch(e, add_bucket_sums_kernel<bucket_sum_threads>,
+               {.blocks = dim3(static_cast<unsigned>(in.n_heads)),
+                .threads = bucket_sum_threads,
+                .overlap = launch_overlap::previous},
+               static_cast<const float*>(to.bucket_sums), static_cast<int>(sums_of_head), to.n_buckets,
+               to.grad_bias);
       });
 }
 

@@ -18,6 +18,7 @@
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/attention_tiles.cuh>
 #include <t5zero/backend/cuda/kernels/dropout_mask.cuh>
+#include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/operations.hpp>
 
 namespace t5zero::cuda {
@@ -48,10 +49,11 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
   constexpr int own_rows = Blocking::own_rows;
   constexpr int other_rows = Blocking::other_rows;
   constexpr int chunks = Blocking::chunks;
+  let_next_grid_start();
   const attention_place<T> place(in);
   // The last queries see most keys: their blocks start first.
   const int block_query = static_cast<int>(gridDim.x - 1 - blockIdx.x) * own_rows;
-  if (block_query >= place.n_queries) return;
+  if (block_query >= place.n_queries) return wait_for_previous_grid();
   const int rows = min(own_rows, place.n_queries - block_query);
   const int end_key = place.causal ? min(place.n_keys, block_query + rows) : place.n_keys;
   const int d_kv = static_cast<int>(in.d_kv);
@@ -67,10 +69,6 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
     tile::template copy<other_rows, Blocking::threads>(
         to + other_rows * D, place.row(in.value, place.first_key, first, d_kv), in.value.stride, count, d_kv);
   };
-  tile::template copy<own_rows, Blocking::threads>(
-      query_tile, place.row(in.query, place.first_query, block_query, d_kv), in.query.stride, rows, d_kv);
-  if (end_key > 0) copy_keys(0, 0);
-
   const bool has_bias = in.relative_bias != nullptr;
   const distance_table bias{reinterpret_cast<float*>(memory + memory_layout::table), reach};
   if (has_bias) {
@@ -78,6 +76,11 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
         bias.occurring(block_query, block_query + own_rows, 0, (end_key + 15) / 16 * 16), in.relative_bias,
         static_cast<int>(in.n_heads), place.head, buckets);
   }
+
+  wait_for_previous_grid();  // the bias is a weight: it was there before
+  tile::template copy<own_rows, Blocking::threads>(
+      query_tile, place.row(in.query, place.first_query, block_query, d_kv), in.query.stride, rows, d_kv);
+  if (end_key > 0) copy_keys(0, 0);
 
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   const int warp = static_cast<int>(threadIdx.x) / warp_size;
@@ -243,11 +246,12 @@ void launch_attention_forward(execution& e, const attention_inputs<T>& in, matri
       [&]<class Blocking>(Blocking blocking) {
         const int bytes = shared_bytes(blocking);
         const auto kernel = attention_forward_kernel<T, D, Blocking>;
-        allow_shared_bytes(kernel, bytes);
         const dim3 grid(static_cast<unsigned>(ceil_div(in.queries.max_length, Blocking::own_rows)),
                         static_cast<unsigned>(in.n_heads), static_cast<unsigned>(in.queries.batch));
-        kernel<<<grid, Blocking::threads, bytes, e.stream()>>>(in, context, log_sum_exp, buckets, reach);
-        check(cudaGetLastError());
+        launch(
+            e, kernel,
+            {.blocks = grid, .threads = Blocking::threads, .shared_bytes = bytes, .overlap = overlap_of(e)},
+            in, context, log_sum_exp, buckets, reach);
       });
 }
 

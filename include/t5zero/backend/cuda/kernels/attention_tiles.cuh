@@ -412,13 +412,4 @@ void choose_blocking(index_t max_rows, index_t sequences_and_heads, const Shared
   launch(spread);
 }
 
-/// More than 48 KiB of shared memory must be asked for.
-template <class Kernel>
-void allow_shared_bytes(Kernel* kernel, int bytes) {
-  if (bytes > 48 * 1024) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  }
-}
-
 }  // namespace t5zero::cuda::detail

@@ -93,6 +93,11 @@ template <class... Parameters>
   return attributes;
 }
 
+/// May the next kernel of `e` overlap the one before it? Not behind a copy or another stream's event.
+[[nodiscard]] inline launch_overlap overlap_of(execution& e) {
+  return e.take_barrier() ? launch_overlap::none : launch_overlap::previous;
+}
+
 /// How a kernel is launched.
 struct overlapped_launch {
   dim3 blocks;
