@@ -143,7 +143,7 @@ function(t5zero_add_dispatched function name backends runs includes header progr
         "int ${T5ZERO_RUN_ENTRY}(int argc, char** argv);\nbool ${T5ZERO_RUN_ENTRY}_is_available();\n")
       # The policies' own names: what the command line and the messages say.
       string(APPEND T5ZERO_RUN_ROWS
-        "    {std::string_view(${T5ZERO_RUN_MODEL}::name).data(), ${T5ZERO_RUN_ZERO}::stage,\n"
+        "    {std::string_view(${T5ZERO_RUN_MODEL}::name).data(), &${T5ZERO_RUN_MODEL}::shape, ${T5ZERO_RUN_ZERO}::stage,\n"
         "     std::string_view(${T5ZERO_RUN_PRECISION}::name).data(), \"${backend}\", &${T5ZERO_RUN_ENTRY}_is_available,\n"
         "     &${T5ZERO_RUN_ENTRY}},\n")
     endforeach()

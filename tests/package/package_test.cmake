@@ -22,6 +22,8 @@ must_succeed("run" ${build}/policies)
 # Built by t5zero_add_run in a folder other than the one of find_package.
 must_succeed("plan" ${build}/runs/tiny --model_name_or_path t5-tiny --source_lang en --target_lang ro
   --dataset_name none --deepspeed ${SOURCE_DIR}/examples/config/ds_config_zero2.json --plan)
+must_succeed("plan of one run among several" ${build}/runs/tiny_runs --config_name t5-tiny --from_scratch
+  --source_lang en --target_lang ro --dataset_name none --plan)
 
 # As a part of a larger project: nothing of ours is forced on its targets.
 set(outer ${WORK_DIR}/outer)

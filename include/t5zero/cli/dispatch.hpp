@@ -25,6 +25,7 @@ namespace t5zero {
 /// One run of an executable that holds several.
 struct compiled_run {
   std::string_view model;
+  const model_shape* shape = nullptr;  ///< of the model
   int zero_stage = 0;
   std::string_view precision;
   std::string_view backend;
@@ -34,23 +35,30 @@ struct compiled_run {
 
 namespace cli {
 
-/// The model policy that the options mean: by name, else by the dimensions of the model's config.json.
-inline std::string model_name(const options& chosen) {
+/// The model policy that the options mean: by name, else by the dimensions of the model's config.json. Known
+/// are the published T5s and the models of `runs`.
+inline std::string model_name(const options& chosen, std::span<const compiled_run> runs) {
   if (const std::string_view known = requested_model(chosen); !known.empty()) return std::string(known);
   const std::string name =
       chosen.from_scratch && chosen.config_name ? *chosen.config_name : chosen.model_name_or_path;
   const char* flag = chosen.from_scratch && chosen.config_name ? "--config_name" : "--model_name_or_path";
+  if (chosen.from_scratch && !std::filesystem::is_directory(name)) {
+    for (const compiled_run& run : runs)
+      if (run.model == name) return name;
+  }
   const hub_cache cache = chosen.cache_dir ? hub_cache{*chosen.cache_dir} : hub_cache::from_environment();
   const auto directory = resolve(hub_kind::model, name, chosen.model_revision, cache, flag);
   const model_config config = read_model_config(directory / "config.json");
+  for (const compiled_run& run : runs)
+    if (differences(config.shape, *run.shape).empty()) return std::string(run.model);
   std::string found;
   for_each_type(all_model_sizes{}, [&]<class Model>() {
     if (differences(config.shape, Model::shape).empty()) found = Model::name;
   });
   if (found.empty()) {
     throw input_error(std::string(flag) + " " + name +
-                      ": its dimensions are those of no known T5; write a policy for "
-                      "it and add a run with t5zero_add_run(NAME ... MODEL ... INCLUDE ...)");
+                      ": its dimensions are those of no published T5 and of no model in this program; write "
+                      "a policy for it and add a run with t5zero_add_run(NAME ... MODEL ... INCLUDE ...)");
   }
   return found;
 }
@@ -82,7 +90,7 @@ inline int dispatch(std::span<const compiled_run> runs, int argc, char** argv) {
       return 0;
     }
     const std::optional<ds_config> config = cli::read_deepspeed(chosen);
-    const std::string model = cli::model_name(chosen);
+    const std::string model = cli::model_name(chosen, runs);
     const int stage = requested_stage(config ? &*config : nullptr);
     const std::string_view precision = requested_precision(chosen);
     std::string compiled;

@@ -25,7 +25,7 @@ inline int dispatch_translate(std::span<const compiled_run> runs, int argc, char
     model.model_name_or_path = chosen.model_name_or_path;
     model.model_revision = chosen.model_revision;
     model.cache_dir = chosen.cache_dir;
-    const std::string name = cli::model_name(model);
+    const std::string name = cli::model_name(model, runs);
     std::string compiled;
     const compiled_run* const run = cli::find_run(
         runs, /*use_cpu=*/false,
