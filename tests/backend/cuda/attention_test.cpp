@@ -1,0 +1,301 @@
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <t5zero/backend/cpu/attention.hpp>
+#include <t5zero/backend/cuda/attention_workspace.hpp>
+#include <t5zero/backend/cuda/operations.hpp>
+
+#include "catch.hpp"
+#include "device_machine.hpp"
+#include "host_machine.hpp"
+
+namespace {
+
+using namespace t5zero;
+using namespace t5zero_test;
+
+struct attention_case {
+  std::vector<index_t> queries;
+  std::vector<index_t> keys;
+  index_t n_heads = 2;
+  index_t d_kv = 64;
+  attention_mask mask = attention_mask::full;
+  bool has_bias = true;
+  float dropout = 0.0F;
+  index_t n_buckets = 32;
+  index_t max_distance = 128;
+};
+
+/// What both directions give, as one vector each.
+template <element T>
+struct attention_results {
+  std::vector<T> context;
+  std::vector<float> log_sum_exp;
+  std::vector<T> grad_query;
+  std::vector<T> grad_key_value;  // columns of one buffer
+  std::vector<float> grad_bias;
+};
+
+/// q, and k and v as columns of one buffer of a wider stride; all in host memory.
+template <element T>
+struct attention_data {
+  explicit attention_data(const attention_case& c)
+      : inner_dim(c.n_heads * c.d_kv),
+        queries(c.queries, 5),
+        keys(c.keys, 5),
+        // Scores of a standard deviation of 1 or so, as trained models have.
+        query(random_elements<T>(queries.tokens() * inner_dim, 1,
+                                 1.0F / std::sqrt(static_cast<float>(c.d_kv)))),
+        key_value(random_elements<T>(keys.tokens() * kv_stride(), 2)),
+        bias(random_elements<T>(c.n_buckets * c.n_heads, 3)),
+        grad_context(random_elements<T>(queries.tokens() * inner_dim, 4)),
+        grad_bias(random_elements<float>(c.n_buckets * c.n_heads, 5)) {}
+
+  [[nodiscard]] index_t kv_stride() const { return 2 * inner_dim + 16; }
+  template <class U>
+  [[nodiscard]] matrix_view<U> key_columns(U* data) const {
+    return {data, keys.tokens(), inner_dim, kv_stride()};
+  }
+  template <class U>
+  [[nodiscard]] matrix_view<U> value_columns(U* data) const {
+    return {data + inner_dim + 8, keys.tokens(), inner_dim, kv_stride()};
+  }
+  [[nodiscard]] attention_inputs<T> inputs(const attention_case& c, const T* q, const T* kv, const T* b,
+                                           const ragged_view& q_tokens, const ragged_view& k_tokens,
+                                           const dropout_site& dropout) const {
+    return {{q, queries.tokens(), inner_dim},
+            key_columns(kv),
+            value_columns(kv),
+            c.has_bias ? b : nullptr,
+            c.n_heads,
+            c.d_kv,
+            c.n_buckets,
+            c.max_distance,
+            c.mask,
+            q_tokens,
+            k_tokens,
+            dropout};
+  }
+
+  index_t inner_dim;
+  ragged_batch queries;
+  ragged_batch keys;
+  std::vector<T> query;
+  std::vector<T> key_value;
+  std::vector<T> bias;
+  std::vector<T> grad_context;
+  std::vector<float> grad_bias;
+};
+
+template <element T>
+attention_results<T> on_the_host(host_machine& machine, const attention_case& c,
+                                 const attention_data<T>& data, const dropout_site& dropout) {
+  attention_results<T> r;
+  const index_t tokens = data.queries.tokens();
+  r.context.resize(data.query.size());
+  r.log_sum_exp.resize(static_cast<std::size_t>(tokens * c.n_heads));
+  r.grad_query.resize(data.query.size());
+  r.grad_key_value.resize(data.key_value.size());
+  r.grad_bias = data.grad_bias;
+  const auto in = data.inputs(c, data.query.data(), data.key_value.data(), data.bias.data(),
+                              data.queries.view(), data.keys.view(), dropout);
+  const matrix_view<T> context(r.context.data(), tokens, data.inner_dim);
+  const matrix_view<float> log_sum_exp(r.log_sum_exp.data(), tokens, c.n_heads);
+  const matrix_view<T> grad_query(r.grad_query.data(), tokens, data.inner_dim);
+  cpu::attention_forward<T>(machine.main(), in, context, log_sum_exp);
+  cpu::attention_backward<T>(
+      machine.main(), in, context, log_sum_exp, {data.grad_context.data(), tokens, data.inner_dim},
+      grad_query, data.key_columns(r.grad_key_value.data()), data.value_columns(r.grad_key_value.data()),
+      {r.grad_bias.data(), c.n_buckets, c.n_heads});
+  // The CPU's operations know no empty sequences: what lies across from nothing is nothing.
+  const auto clear = [](auto view, index_t first, index_t count) {
+    using value_type = std::remove_reference_t<decltype(*view.data)>;
+    for (index_t i = first; i < first + count; ++i) std::fill_n(view.row(i).data, view.cols, value_type{});
+  };
+  for (std::size_t b = 0; b < c.queries.size(); ++b) {
+    if (c.keys[b] == 0) {
+      const index_t first = data.queries.offsets()[b];
+      clear(context, first, c.queries[b]);
+      clear(log_sum_exp, first, c.queries[b]);
+      clear(grad_query, first, c.queries[b]);
+    }
+    if (c.queries[b] == 0) {
+      const index_t first = data.keys.offsets()[b];
+      clear(data.key_columns(r.grad_key_value.data()), first, c.keys[b]);
+      clear(data.value_columns(r.grad_key_value.data()), first, c.keys[b]);
+    }
+  }
+  return r;
+}
+
+/// Backward starts from `expected`'s context: another rounding of it would be multiplied where gradients
+/// cancel.
+template <element T>
+attention_results<T> on_the_device(device_machine& machine, const attention_case& c,
+                                   const attention_data<T>& data, const dropout_site& dropout,
+                                   const attention_results<T>& expected) {
+  const index_t tokens = data.queries.tokens();
+  const auto query = on_device(data.query);
+  const auto key_value = on_device(data.key_value);
+  const auto bias = on_device(data.bias);
+  const auto grad_context = on_device(data.grad_context);
+  auto grad_bias = on_device(data.grad_bias);
+  const device_ragged_batch queries(data.queries);
+  const device_ragged_batch keys(data.keys);
+  // Fresh device arrays are poisoned.
+  const device_array<T> context(tokens * data.inner_dim);
+  const device_array<float> log_sum_exp(tokens * c.n_heads);
+  const device_array<T> grad_query(tokens * data.inner_dim);
+  device_array<T> grad_key_value(static_cast<index_t>(data.key_value.size()));
+  grad_key_value.upload(std::vector<T>(data.key_value.size()));
+  for (auto gradient : {data.key_columns(grad_key_value.data()), data.value_columns(grad_key_value.data())}) {
+    if (gradient.rows == 0) continue;
+    cuda::check(cudaMemset2D(gradient.data, static_cast<std::size_t>(gradient.stride) * sizeof(T), 0xff,
+                             static_cast<std::size_t>(gradient.cols) * sizeof(T),
+                             static_cast<std::size_t>(gradient.rows)));
+  }
+  cuda::check(cudaDeviceSynchronize());
+  const auto in =
+      data.inputs(c, query.data(), key_value.data(), bias.data(), queries.view(), keys.view(), dropout);
+  const auto context_view = context.matrix(tokens, data.inner_dim);
+  const auto saved_context = on_device(expected.context);
+  const auto log_sum_exp_view = log_sum_exp.matrix(tokens, c.n_heads);
+  cuda::operations<T>::attention_forward(machine.main(), in, context_view, log_sum_exp_view);
+  cuda::operations<T>::attention_backward(
+      machine.main(), in, saved_context.matrix(tokens, data.inner_dim), log_sum_exp_view,
+      grad_context.matrix(tokens, data.inner_dim), grad_query.matrix(tokens, data.inner_dim),
+      data.key_columns(grad_key_value.data()), data.value_columns(grad_key_value.data()),
+      grad_bias.matrix(c.n_buckets, c.n_heads));
+  return {context.download(), log_sum_exp.download(), grad_query.download(), grad_key_value.download(),
+          grad_bias.download()};
+}
+
+// Sums of up to a few hundred products of numbers near one, in another order; in 16-bit types the GPU rounds
+// probabilities and score gradients to T before their products, the CPU does not.
+template <element T>
+constexpr double attention_tolerance = std::same_as<T, float>     ? 2e-5
+                                       : std::same_as<T, float16> ? 6e-3
+                                                                  : 4e-2;
+
+template <element T>
+void compare(const attention_case& c) {
+  host_machine host;
+  const index_t longest_queries = *std::max_element(c.queries.begin(), c.queries.end());
+  const index_t longest_keys = *std::max_element(c.keys.begin(), c.keys.end());
+  // No more than the plan gives.
+  device_machine device(std::max<index_t>(
+      256, round_up(cuda::attention_workspace_bytes(static_cast<index_t>(c.queries.size()), longest_queries,
+                                                    longest_keys, c.n_heads, c.d_kv, c.n_buckets),
+                    256)));
+  const attention_data<T> data(c);
+  const dropout_pair dropout(c.dropout);
+  const attention_results<T> expected = on_the_host<T>(host, c, data, dropout.host());
+  const attention_results<T> got = on_the_device<T>(device, c, data, dropout.device(), expected);
+  CHECK(largest_difference(got.context, expected.context) < attention_tolerance<T>);
+  CHECK(largest_difference(got.log_sum_exp, expected.log_sum_exp) < 1e-5);
+  CHECK(largest_difference(got.grad_query, expected.grad_query) < attention_tolerance<T>);
+  CHECK(largest_difference(got.grad_key_value, expected.grad_key_value) < attention_tolerance<T>);
+  CHECK(largest_difference(got.grad_bias, expected.grad_bias) < attention_tolerance<T>);
+
+  const attention_results<T> again = on_the_device<T>(device, c, data, dropout.device(), expected);
+  CHECK(same_bits(got.context, again.context));
+  CHECK(same_bits(got.log_sum_exp, again.log_sum_exp));
+  CHECK(same_bits(got.grad_query, again.grad_query));
+  CHECK(same_bits(got.grad_key_value, again.grad_key_value));
+  CHECK(same_bits(got.grad_bias, again.grad_bias));
+}
+
+attention_case self(std::vector<index_t> lengths, attention_mask mask, float dropout) {
+  attention_case c;
+  c.queries = lengths;
+  c.keys = std::move(lengths);
+  c.mask = mask;
+  c.dropout = dropout;
+  return c;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("cuda attention of one sequence at and around the tiles' sizes", "", float, float16,
+                   bfloat16) {
+  if (!has_gpu()) return;
+  const index_t length = GENERATE(1, 2, 15, 16, 17, 40, 63, 64, 65, 128, 129);
+  const attention_mask mask = GENERATE(attention_mask::full, attention_mask::causal);
+  const float dropout = GENERATE(0.0F, 0.1F);
+  CAPTURE(length, mask == attention_mask::causal, dropout);
+  compare<TestType>(self({length}, mask, dropout));
+}
+
+TEMPLATE_TEST_CASE("cuda attention of ragged batches, some sequences empty", "", float, float16, bfloat16) {
+  if (!has_gpu()) return;
+  const attention_mask mask = GENERATE(attention_mask::full, attention_mask::causal);
+  compare<TestType>(self({0, 33, 1, 0, 57, 20, 0}, mask, 0.1F));
+  compare<TestType>(self({17, 80, 48}, mask, 0.0F));
+}
+
+TEMPLATE_TEST_CASE("cuda cross-attention: other lengths of keys, none, no bias", "", float, float16,
+                   bfloat16) {
+  if (!has_gpu()) return;
+  attention_case c;
+  c.queries = {5, 40, 0, 21, 70};
+  c.keys = {37, 0, 12, 64, 150};
+  c.has_bias = false;
+  c.dropout = GENERATE(0.0F, 0.1F);
+  compare<TestType>(c);
+  c.queries = {3};
+  c.keys = {200};
+  compare<TestType>(c);
+  c.keys = {0};
+  compare<TestType>(c);
+}
+
+TEMPLATE_TEST_CASE("cuda attention with heads of any width", "", float, float16, bfloat16) {
+  if (!has_gpu()) return;
+  attention_case c = self({40, 19}, GENERATE(attention_mask::full, attention_mask::causal), 0.1F);
+  c.d_kv = GENERATE(8, 16, 24, 40, 72, 96, 128);
+  CAPTURE(c.d_kv);
+  c.n_heads = 3;
+  compare<TestType>(c);
+}
+
+TEMPLATE_TEST_CASE("cuda attention of many long sequences: dense blocks", "", float, float16, bfloat16) {
+  if (!has_gpu()) return;
+  attention_case c = self({300, 0, 129, 64, 257}, GENERATE(attention_mask::full, attention_mask::causal),
+                          GENERATE(0.0F, 0.1F));
+  c.n_heads = 8;
+  c.d_kv = GENERATE(64, 128);
+  CAPTURE(c.d_kv, c.mask == attention_mask::causal, c.dropout);
+  compare<TestType>(c);
+}
+
+TEMPLATE_TEST_CASE("cuda attention with other buckets, and distances beyond the last", "", float, float16) {
+  if (!has_gpu()) return;
+  attention_case c = self({150, 7}, GENERATE(attention_mask::full, attention_mask::causal), 0.0F);
+  c.n_buckets = GENERATE(2, 8, 48);
+  c.max_distance = GENERATE(20, 60, 500);
+  CAPTURE(c.n_buckets, c.max_distance);
+  compare<TestType>(c);
+}
+
+TEST_CASE("cuda attention of thousands of tokens", "[slow]") {
+  if (!has_gpu()) return;
+  attention_case c = self({1024, 1000}, GENERATE(attention_mask::full, attention_mask::causal), 0.1F);
+  c.n_heads = 16;
+  compare<float>(c);
+  compare<float16>(c);
+}
+
+TEST_CASE("cuda attention refuses what it cannot do") {
+  if (!has_gpu()) return;
+  device_machine device;
+  attention_inputs<float> in;
+  in.n_heads = 1;
+  in.d_kv = 136;
+  CHECK_THROWS_AS(cuda::operations<float>::attention_forward(device.main(), in, {}, {}), contract_error);
+  in.d_kv = 12;
+  CHECK_THROWS_AS(cuda::operations<float>::attention_forward(device.main(), in, {}, {}), contract_error);
+}
