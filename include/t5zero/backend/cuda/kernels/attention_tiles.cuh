@@ -19,9 +19,6 @@
 
 namespace t5zero::cuda::detail {
 
-inline constexpr float log2_e = 1.4426950408889634F;
-inline constexpr float ln_2 = 0.6931471805599453F;
-
 /// Each warp of OwnWarps has 16 rows of the block's own; OtherWarps warps share them and divide the other
 /// side, of which 16 * OtherWarps * Chunks rows are in shared memory at a time, in one of Stages buffers.
 template <int OwnWarps, int OtherWarps, int Chunks, int Stages>

@@ -1,0 +1,260 @@
+// A step of generation: rows of a cache are written, and each row's one query attends to its keys.
+//
+// scatter_rows: to[rows[t]] = from[t]. decode_attention: context [rows, n_heads * d_kv] = softmax(q k^T +
+// bias) v, row by row, the keys named by a table or a range (decode_keys, backend/backend.hpp); the query's
+// position is that of its last key. One pass over keys and values: groups of lanes that span a key's columns
+// take keys in turn and keep a running softmax (Milakov and Gimelshein 2018), which a block of one (row,
+// head) brings together at the end.
+//
+// d_kv: a multiple of 8, at most 128. Rows of all matrices are aligned to 16 bytes. No aliasing. Overwrites;
+// deterministic; fp32 arithmetic. A row without keys has context 0.
+// One stream, no workspace.
+// Targets on an H100, to be measured: 4 rows, 8 heads, 40 keys, fp16: 3 us (launch, and three dependent reads
+// of the second-level cache: counts and table, keys and values); 64 rows, 16 heads, 1024 keys, fp16: 95 us
+// (268 MB at 85% of the memory's bandwidth; much less where beams share their keys in the cache).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cuda/check.hpp>
+#include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/kernels/element.cuh>
+#include <t5zero/backend/cuda/kernels/relative_bias.cuh>
+#include <t5zero/backend/cuda/operations.hpp>
+
+namespace t5zero::cuda {
+
+namespace detail {
+
+template <element T>
+__global__ void scatter_rows_kernel(matrix_view<const T> from, const index_t* rows, matrix_view<T> to) {
+  constexpr int unit = 16 / static_cast<int>(sizeof(T));
+  const index_t units = from.cols / unit;
+  const index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= from.rows * units) return;
+  const index_t row = i / units;
+  const index_t column = i % units * unit;
+  *reinterpret_cast<uint4*>(to.data + rows[row] * to.stride + column) =
+      *reinterpret_cast<const uint4*>(from.data + row * from.stride + column);
+}
+
+/// The softmax of some keys: scores times log2(e), relative to `maximum`.
+template <int Columns>
+struct running_softmax {
+  float maximum = -INFINITY;
+  float total = 0.0F;
+  float sums[Columns] = {};
+
+  __device__ void rescale(float next) {
+    const float factor = next == -INFINITY ? 0.0F : exp2f(maximum - next);
+    maximum = next;
+    total *= factor;
+#pragma unroll
+    for (float& sum : sums) sum *= factor;
+  }
+};
+
+/// Grid: heads x rows. Lanes: of the group that takes a key, 16 bytes of its columns each.
+template <element T, int Lanes, int Threads>
+__global__ __launch_bounds__(Threads) void decode_attention_kernel(
+    const __grid_constant__ decode_attention_inputs<T> in, matrix_view<T> context,
+    const __grid_constant__ relative_buckets buckets) {
+  constexpr int unit = 16 / static_cast<int>(sizeof(T));
+  constexpr int groups = Threads / Lanes;
+  constexpr int warps = Threads / warp_size;
+  constexpr int keys_in_flight = 4;
+  extern __shared__ float bias_by_distance[];  // [max_distance + 1], times log2(e)
+  __shared__ float2 shared_softmax[warps];     // maximum and total
+  __shared__ __align__(16) float shared_sums[warps][Lanes * unit];
+
+  const auto head = static_cast<index_t>(blockIdx.x);
+  const auto row = static_cast<index_t>(blockIdx.y);
+  const int lane = static_cast<int>(threadIdx.x) % Lanes;
+  const int group = static_cast<int>(threadIdx.x) / Lanes;
+  const int column = lane * unit;
+  const bool inside = column < static_cast<int>(in.d_kv);
+  const index_t own_columns = head * in.d_kv + (inside ? column : 0);
+  const auto max_count = static_cast<int>(in.keys.max_count);
+
+  // Table entries are read before it is known how many count: they are there up to max_count.
+  index_t at[keys_in_flight] = {};
+#pragma unroll
+  for (int i = 0; i < keys_in_flight; ++i) {
+    const int j = group + i * groups;
+    if (j < max_count) at[i] = in.keys.at(row, j);
+  }
+  const int count = static_cast<int>(in.keys.count(row));
+  float query[unit] = {};
+  if (inside) load_pack(in.query.data + row * in.query.stride + own_columns, query);
+#pragma unroll
+  for (float& q : query) q *= log2_e;
+
+  const auto max_distance = static_cast<int>(in.max_distance);
+  const bool has_bias = in.relative_bias != nullptr;
+  if (has_bias) {
+    for (int d = static_cast<int>(threadIdx.x); d <= max_distance; d += Threads) {
+      bias_by_distance[d] =
+          to_float(in.relative_bias[buckets.distance_bucket(d) * in.n_heads + head]) * log2_e;
+    }
+  }
+
+  running_softmax<unit> softmax;
+  bool waits_for_bias = has_bias;
+  // All threads make the first round, as it has a barrier.
+  for (int first = 0; first == 0 || first < count; first += groups * keys_in_flight) {
+    float keys[keys_in_flight][unit];
+    float values[keys_in_flight][unit];
+#pragma unroll
+    for (int i = 0; i < keys_in_flight; ++i) {
+      const int j = first + group + i * groups;
+      const bool reads = j < count && inside;
+      if (first > 0 && j < count) at[i] = in.keys.at(row, j);
+#pragma unroll
+      for (int c = 0; c < unit; ++c) keys[i][c] = values[i][c] = 0.0F;
+      if (reads) load_pack(in.key.data + at[i] * in.key.stride + own_columns, keys[i]);
+      if (reads) load_pack(in.value.data + at[i] * in.value.stride + own_columns, values[i]);
+    }
+    if (waits_for_bias) __syncthreads();
+    waits_for_bias = false;
+    float scores[keys_in_flight];
+    float next = softmax.maximum;
+#pragma unroll
+    for (int i = 0; i < keys_in_flight; ++i) {
+      const int j = first + group + i * groups;
+      float dot = 0.0F;
+#pragma unroll
+      for (int c = 0; c < unit; ++c) dot += query[c] * keys[i][c];
+#pragma unroll
+      for (int offset = Lanes / 2; offset > 0; offset /= 2) dot += __shfl_xor_sync(all_lanes, dot, offset);
+      if (has_bias) dot += bias_by_distance[max(0, min(count - 1 - j, max_distance))];
+      scores[i] = j < count ? dot : -INFINITY;
+      next = fmaxf(next, scores[i]);
+    }
+    softmax.rescale(next);
+#pragma unroll
+    for (int i = 0; i < keys_in_flight; ++i) {
+      const float p = next == -INFINITY ? 0.0F : exp2f(scores[i] - next);
+      softmax.total += p;
+#pragma unroll
+      for (int c = 0; c < unit; ++c) softmax.sums[c] += p * values[i][c];
+    }
+  }
+
+  // Groups of a warp, then warps.
+#pragma unroll
+  for (int offset = Lanes; offset < warp_size; offset *= 2) {
+    softmax.rescale(fmaxf(softmax.maximum, __shfl_xor_sync(all_lanes, softmax.maximum, offset)));
+    softmax.total += __shfl_xor_sync(all_lanes, softmax.total, offset);
+#pragma unroll
+    for (float& sum : softmax.sums) sum += __shfl_xor_sync(all_lanes, sum, offset);
+  }
+  const int warp = static_cast<int>(threadIdx.x) / warp_size;
+  if (static_cast<int>(threadIdx.x) % warp_size < Lanes) {
+    if (lane == 0) shared_softmax[warp] = float2{softmax.maximum, softmax.total};
+    store_pack(shared_sums[warp] + column, softmax.sums);
+  }
+  __syncthreads();
+  if (static_cast<int>(threadIdx.x) >= Lanes || !inside) return;
+  float maximum = -INFINITY;
+#pragma unroll
+  for (int w = 0; w < warps; ++w) maximum = fmaxf(maximum, shared_softmax[w].x);
+  float total = 0.0F;
+  float sums[unit] = {};
+#pragma unroll
+  for (int w = 0; w < warps; ++w) {
+    const float factor = maximum == -INFINITY ? 0.0F : exp2f(shared_softmax[w].x - maximum);
+    total += shared_softmax[w].y * factor;
+    float part[unit];
+    load_pack(shared_sums[w] + column, part);
+#pragma unroll
+    for (int c = 0; c < unit; ++c) sums[c] += part[c] * factor;
+  }
+  const float inverse = total > 0.0F ? 1.0F / total : 0.0F;
+#pragma unroll
+  for (float& sum : sums) sum *= inverse;
+  store_pack(context.data + row * context.stride + own_columns, sums);
+}
+
+template <class T>
+void check_cache_rows(const matrix_view<T>& view, index_t cols) {
+  require(view.cols == cols && (view.rows == 0 || (view.stride * static_cast<index_t>(sizeof(T)) % 16 == 0 &&
+                                                   reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0)),
+          "cuda::decode_attention: matrices are [rows, n_heads * d_kv], rows aligned to 16 bytes");
+}
+
+template <element T, int Lanes>
+void launch_decode_attention(execution& e, const decode_attention_inputs<T>& in, matrix_view<T> context) {
+  relative_buckets buckets;
+  std::size_t bytes = 0;
+  if (in.relative_bias != nullptr) {
+    buckets = find_relative_buckets(/*bidirectional=*/false, in.n_buckets, in.max_distance);
+    bytes = static_cast<std::size_t>(in.max_distance + 1) * 4;
+  }
+  const dim3 grid(static_cast<unsigned>(in.n_heads), static_cast<unsigned>(in.query.rows));
+  // Few warps are soon together; with many keys, more of them keep more reads in flight.
+  if (in.keys.max_count <= 256) {
+    constexpr int threads = 128;
+    decode_attention_kernel<T, Lanes, threads><<<grid, threads, bytes, e.stream()>>>(in, context, buckets);
+  } else {
+    constexpr int threads = 256;
+    decode_attention_kernel<T, Lanes, threads><<<grid, threads, bytes, e.stream()>>>(in, context, buckets);
+  }
+  check(cudaGetLastError());
+}
+
+}  // namespace detail
+
+/// to[rows[t]] = from[t]; columns are whole units of 16 bytes. Throws contract_error.
+template <element T>
+void scatter_rows(execution& e, matrix_view<const T> from, const index_t* rows, matrix_view<T> to) {
+  detail::check_cache_rows(from, from.cols);
+  detail::check_cache_rows(to, from.cols);
+  constexpr index_t unit = 16 / static_cast<index_t>(sizeof(T));
+  require(from.cols % unit == 0, "cuda::scatter_rows: rows are whole units of 16 bytes");
+  const index_t count = from.rows * from.cols / unit;
+  if (count == 0) return;
+  constexpr int threads = 128;
+  detail::scatter_rows_kernel<T>
+      <<<static_cast<unsigned>(ceil_div(count, threads)), threads, 0, e.stream()>>>(from, rows, to);
+  check(cudaGetLastError());
+}
+
+/// See the head of this file. Throws contract_error where shapes do not agree.
+template <element T>
+void decode_attention(execution& e, const decode_attention_inputs<T>& in, matrix_view<T> context) {
+  const index_t inner_dim = in.n_heads * in.d_kv;
+  require(in.d_kv > 0 && in.d_kv <= 128 && in.d_kv % 8 == 0,
+          "cuda::decode_attention: d_kv is a multiple of 8, at most 128");
+  detail::check_cache_rows(in.query, inner_dim);
+  detail::check_cache_rows(in.key, inner_dim);
+  detail::check_cache_rows(in.value, inner_dim);
+  detail::check_cache_rows(context, inner_dim);
+  require(context.rows >= in.query.rows && in.query.rows <= 65535,
+          "cuda::decode_attention: a row of context for each query, at most 65535");
+  require(in.relative_bias == nullptr || in.max_distance <= 4096,
+          "cuda::decode_attention: a max_distance of at most 4096");
+  if (in.query.rows == 0 || in.n_heads == 0) return;
+  const index_t units = in.d_kv * static_cast<index_t>(sizeof(T)) / 16;
+  if (units <= 8) {
+    detail::launch_decode_attention<T, 8>(e, in, context);
+  } else if (units <= 16) {
+    detail::launch_decode_attention<T, 16>(e, in, context);
+  } else {
+    detail::launch_decode_attention<T, 32>(e, in, context);
+  }
+}
+
+template <element T>
+void operations<T>::scatter_rows(execution& e, matrix_view<const T> from, const index_t* rows,
+                                 matrix_view<T> to) {
+  cuda::scatter_rows<T>(e, from, rows, to);
+}
+template <element T>
+void operations<T>::decode_attention(execution& e, const decode_attention_inputs<T>& inputs,
+                                     matrix_view<T> context) {
+  cuda::decode_attention<T>(e, inputs, context);
+}
+
+}  // namespace t5zero::cuda
