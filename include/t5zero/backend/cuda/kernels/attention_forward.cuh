@@ -234,12 +234,12 @@ void launch_attention_forward(execution& e, const attention_inputs<T>& in, matri
   const relative_buckets buckets =
       has_bias ? find_relative_buckets(in.mask == attention_mask::full, in.n_buckets, in.max_distance)
                : relative_buckets{};
-  const int reach = bias_reach(in);
+  const int reach = bias_reach(in, buckets);
   const auto shared_bytes = [&]<class Blocking>(Blocking) {
     return attention_forward_memory<T, D, Blocking>::bytes(has_bias, reach);
   };
-  choose_blocking<attention_tile<T, D>::row_bytes>(
-      in.queries.max_length, in.queries.batch * in.n_heads, shared_bytes,
+  choose_blocking<attention_tile<T, D>::row_bytes, false>(
+      in.queries.max_length, in.queries.batch, in.n_heads, /*prefers_whole=*/false, shared_bytes,
       [&]<class Blocking>(Blocking blocking) {
         const int bytes = shared_bytes(blocking);
         const auto kernel = attention_forward_kernel<T, D, Blocking>;

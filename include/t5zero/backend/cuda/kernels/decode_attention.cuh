@@ -65,7 +65,7 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
   constexpr int groups = Threads / Lanes;
   constexpr int warps = Threads / warp_size;
   constexpr int keys_in_flight = 4;
-  extern __shared__ float bias_by_distance[];  // [max_distance + 1], times log2(e)
+  extern __shared__ float bias_by_distance[];  // [reach + 1], times log2(e)
   __shared__ float2 shared_softmax[warps];     // maximum and total
   __shared__ __align__(16) float shared_sums[warps][Lanes * unit];
 
@@ -91,10 +91,10 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
 #pragma unroll
   for (float& q : query) q *= log2_e;
 
-  const auto max_distance = static_cast<int>(in.max_distance);
+  const int reach = buckets.reach();
   const bool has_bias = in.relative_bias != nullptr;
   if (has_bias) {
-    for (int d = static_cast<int>(threadIdx.x); d <= max_distance; d += Threads) {
+    for (int d = static_cast<int>(threadIdx.x); d <= reach; d += Threads) {
       bias_by_distance[d] =
           to_float(in.relative_bias[buckets.distance_bucket(d) * in.n_heads + head]) * log2_e;
     }
@@ -128,7 +128,7 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
       for (int c = 0; c < unit; ++c) dot += query[c] * keys[i][c];
 #pragma unroll
       for (int offset = Lanes / 2; offset > 0; offset /= 2) dot += __shfl_xor_sync(all_lanes, dot, offset);
-      if (has_bias) dot += bias_by_distance[max(0, min(count - 1 - j, max_distance))];
+      if (has_bias) dot += bias_by_distance[max(0, min(count - 1 - j, reach))];
       scores[i] = j < count ? dot : -INFINITY;
       next = fmaxf(next, scores[i]);
     }
@@ -190,7 +190,7 @@ void launch_decode_attention(execution& e, const decode_attention_inputs<T>& in,
   std::size_t bytes = 0;
   if (in.relative_bias != nullptr) {
     buckets = find_relative_buckets(/*bidirectional=*/false, in.n_buckets, in.max_distance);
-    bytes = static_cast<std::size_t>(in.max_distance + 1) * 4;
+    bytes = static_cast<std::size_t>(buckets.reach() + 1) * 4;
   }
   const dim3 grid(static_cast<unsigned>(in.n_heads), static_cast<unsigned>(in.query.rows));
   // Few warps are soon together; with many keys, more of them keep more reads in flight.
