@@ -175,11 +175,12 @@ attention_results<T> on_the_device(device_machine& machine, const attention_case
 }
 
 // Sums of up to a few hundred products of numbers near one, in another order; in 16-bit types the GPU rounds
-// probabilities and score gradients to T before their products, the CPU does not.
+// probabilities and score gradients (of up to |grad_context . value|, ten or so) to T before their products,
+// the CPU does not.
 template <element T>
 constexpr double attention_tolerance = std::same_as<T, float>     ? 4e-5
                                        : std::same_as<T, float16> ? 8e-3
-                                                                  : 6e-2;
+                                                                  : 8e-2;
 
 template <element T>
 void compare(const attention_case& c) {
@@ -266,7 +267,7 @@ TEMPLATE_TEST_CASE("cuda attention of many long sequences: dense blocks", "", fl
   if (!has_gpu()) return;
   attention_case c = self({300, 0, 129, 64, 257}, GENERATE(attention_mask::full, attention_mask::causal),
                           GENERATE(0.0F, 0.1F));
-  c.n_heads = 8;
+  c.n_heads = 16;
   c.d_kv = GENERATE(64, 128);
   CAPTURE(c.d_kv, c.mask == attention_mask::causal, c.dropout);
   compare<TestType>(c);

@@ -86,9 +86,9 @@ inline constexpr int attention_backward_blocks = D > 64           ? 1
                                                  : Blocking::own_warps == 1   ? 4
                                                  : Blocking::other_warps == 1 ? 3
                                                                               : 1;
-/// Is there room to keep the fragments of one of the block's own tiles?
+/// Is there room to keep the fragments of one of the block's own tiles? A dense block would spill.
 template <int D, class Blocking>
-inline constexpr bool keeps_fragments = D <= 64 && Blocking::own_warps > 1;
+inline constexpr bool keeps_fragments = D <= 64 && Blocking::own_warps > 1 && Blocking::other_warps > 1;
 
 /// sums[i] = grad_context . context of queries [first, first + Count), i < Count; 0 from `rows` on.
 template <int Count, int Threads, int D, element T>
@@ -255,7 +255,8 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
         const bool visible =
             key < place.n_keys && own_query < place.n_queries && (!place.causal || key <= own_query);
         const float b = has_bias ? bias.values[base + e / 4 * 8 - e % 4] : 0.0F;
-        const float p = visible ? exp2f(fmaf(scores[e], log2_e, b) - log_sum_exp[e % 4] * log2_e) : 0.0F;
+        const float p =
+            visible ? power_of_two(fmaf(scores[e], log2_e, b) - log_sum_exp[e % 4] * log2_e) : 0.0F;
         const float multiplier =
             dropout.active ? ((kept_by_query[e % 4] >> (e / 4 * 4) & 1U) != 0U ? dropout.scale : 0.0F) : 1.0F;
         scores[e] = p * multiplier;
@@ -451,8 +452,9 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
         const float b = has_bias ? bias.values[own_base + e % 4 - e / 4 * 8] : 0.0F;
-        const float p =
-            column + e % 4 < visible[e / 4] ? exp2f(fmaf(scores[e], log2_e, b) - log_sum_exp[e / 4]) : 0.0F;
+        const float p = column + e % 4 < visible[e / 4]
+                            ? power_of_two(fmaf(scores[e], log2_e, b) - log_sum_exp[e / 4])
+                            : 0.0F;
         grad_scores[e] = p * (grad_scores[e] - row_sum[e / 4]);
       }
       sums.add_product(grad_scores, keys + row * D, scratch);
@@ -566,7 +568,7 @@ void launch_attention_backward(execution& e, const attention_inputs<T>& in, atte
         const index_t query_blocks = ceil_div(in.queries.max_length, Blocking::own_rows);
         to.key_blocks = static_cast<int>(ceil_div(in.keys.max_length, Blocking::own_rows));
         const index_t sums_of_head = in.queries.batch * query_blocks;
-        if (Blocking::other_warps == 1) {
+        if (Blocking::other_warps == 1 && in.queries.tokens > 0) {
           // Blocks of keys pass over long sequences of queries: row sums once, not once for each of them.
           float* const row_sums = workspace + sums_of_head * in.n_heads * (has_bias ? in.n_buckets : 0);
           constexpr int threads = 256;

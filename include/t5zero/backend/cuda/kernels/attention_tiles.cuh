@@ -399,8 +399,8 @@ void choose_blocking(index_t max_rows, index_t sequences, index_t n_heads, bool 
   typename blockings::spread spread;
   typename blockings::whole whole;
   typename blockings::dense dense;
-  // Enough for all multiprocessors of a large GPU; short sequences leave most warps of a dense block idle.
-  constexpr index_t enough_blocks = 128;
+  // Two for each multiprocessor of a large GPU; short sequences leave most warps of a dense block idle.
+  constexpr index_t enough_blocks = 256;
   const bool is_whole = HasWhole && prefers_whole && sequences == 1 && max_rows <= whole.own_rows;
   const bool is_dense =
       max_rows > 64 && ceil_div(max_rows, dense.own_rows) * sequences * n_heads >= enough_blocks;
