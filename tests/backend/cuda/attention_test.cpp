@@ -1,5 +1,8 @@
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <t5zero/backend/cpu/attention.hpp>
@@ -102,11 +105,30 @@ attention_results<T> on_the_host(host_machine& machine, const attention_case& c,
                               data.queries.view(), data.keys.view(), dropout);
   const matrix_view<T> context(r.context.data(), tokens, data.inner_dim);
   const matrix_view<float> log_sum_exp(r.log_sum_exp.data(), tokens, c.n_heads);
+  const matrix_view<T> grad_query(r.grad_query.data(), tokens, data.inner_dim);
   cpu::attention_forward<T>(machine.main(), in, context, log_sum_exp);
   cpu::attention_backward<T>(
       machine.main(), in, context, log_sum_exp, {data.grad_context.data(), tokens, data.inner_dim},
-      {r.grad_query.data(), tokens, data.inner_dim}, data.key_columns(r.grad_key_value.data()),
-      data.value_columns(r.grad_key_value.data()), {r.grad_bias.data(), c.n_buckets, c.n_heads});
+      grad_query, data.key_columns(r.grad_key_value.data()), data.value_columns(r.grad_key_value.data()),
+      {r.grad_bias.data(), c.n_buckets, c.n_heads});
+  // The CPU's operations know no empty sequences: what lies across from nothing is nothing.
+  const auto clear = [](auto view, index_t first, index_t count) {
+    using value_type = std::remove_reference_t<decltype(*view.data)>;
+    for (index_t i = first; i < first + count; ++i) std::fill_n(view.row(i).data, view.cols, value_type{});
+  };
+  for (std::size_t b = 0; b < c.queries.size(); ++b) {
+    if (c.keys[b] == 0) {
+      const index_t first = data.queries.offsets()[b];
+      clear(context, first, c.queries[b]);
+      clear(log_sum_exp, first, c.queries[b]);
+      clear(grad_query, first, c.queries[b]);
+    }
+    if (c.queries[b] == 0) {
+      const index_t first = data.keys.offsets()[b];
+      clear(data.key_columns(r.grad_key_value.data()), first, c.keys[b]);
+      clear(data.value_columns(r.grad_key_value.data()), first, c.keys[b]);
+    }
+  }
   return r;
 }
 
@@ -153,11 +175,12 @@ attention_results<T> on_the_device(device_machine& machine, const attention_case
 }
 
 // Sums of up to a few hundred products of numbers near one, in another order; in 16-bit types the GPU rounds
-// probabilities and score gradients to T before their products, the CPU does not.
+// probabilities and score gradients (of up to |grad_context . value|, ten or so) to T before their products,
+// the CPU does not.
 template <element T>
-constexpr double attention_tolerance = std::same_as<T, float>     ? 2e-5
-                                       : std::same_as<T, float16> ? 6e-3
-                                                                  : 5e-2;
+constexpr double attention_tolerance = std::same_as<T, float>     ? 4e-5
+                                       : std::same_as<T, float16> ? 8e-3
+                                                                  : 8e-2;
 
 template <element T>
 void compare(const attention_case& c) {
@@ -171,7 +194,7 @@ void compare(const attention_case& c) {
                     256)));
   const attention_data<T> data(c);
   const dropout_pair dropout(c.dropout);
-  const auto expected = on_the_host<T>(host, c, data, dropout.host());
+  const attention_results<T> expected = on_the_host<T>(host, c, data, dropout.host());
   const attention_results<T> got = on_the_device<T>(device, c, data, dropout.device(), expected);
   CHECK(largest_difference(got.context, expected.context) < attention_tolerance<T>);
   CHECK(largest_difference(got.log_sum_exp, expected.log_sum_exp) < 1e-5);
@@ -244,7 +267,7 @@ TEMPLATE_TEST_CASE("cuda attention of many long sequences: dense blocks", "", fl
   if (!has_gpu()) return;
   attention_case c = self({300, 0, 129, 64, 257}, GENERATE(attention_mask::full, attention_mask::causal),
                           GENERATE(0.0F, 0.1F));
-  c.n_heads = 8;
+  c.n_heads = 16;
   c.d_kv = GENERATE(64, 128);
   CAPTURE(c.d_kv, c.mask == attention_mask::causal, c.dropout);
   compare<TestType>(c);

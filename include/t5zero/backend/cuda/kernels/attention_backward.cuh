@@ -79,6 +79,18 @@ struct attention_backward_memory {
   }
 };
 
+/// Registers decide how many blocks share a multiprocessor: of wide heads, or in fp32, one block's sums fill
+/// it.
+template <element T, int D, class Blocking>
+inline constexpr int attention_backward_blocks = D > 64           ? 1
+                                                 : sizeof(T) == 4 ? (Blocking::own_warps == 1 ? 3 : 1)
+                                                 : Blocking::own_warps == 1   ? 4
+                                                 : Blocking::other_warps == 1 ? 3
+                                                                              : 1;
+/// Is there room to keep the fragments of one of the block's own tiles? A dense block would spill.
+template <int D, class Blocking>
+inline constexpr bool keeps_fragments = D <= 64 && Blocking::own_warps > 1 && Blocking::other_warps > 1;
+
 /// sums[i] = grad_context . context of queries [first, first + Count), i < Count; 0 from `rows` on.
 template <int Count, int Threads, int D, element T>
 __device__ void row_products(const attention_gradients<T>& to, const attention_place<T>& place, int d_kv,
@@ -188,9 +200,8 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
 
   wait_for_copies();
   __syncthreads();
-  constexpr bool in_registers = D <= 64 && Blocking::warps <= 8;
-  const attention_rows<T, D, in_registers> keys(own_tiles + own_row * D);
-  const attention_rows<T, D, in_registers> values(own_tiles + (own_rows + own_row) * D);
+  const attention_rows<T, D, false> keys(own_tiles + own_row * D);
+  const attention_rows<T, D, keeps_fragments<D, Blocking>> values(own_tiles + (own_rows + own_row) * D);
   float* const scratch = reinterpret_cast<float*>(memory + memory_layout::scratch) + warp * score_floats;
   attention_sums<T, D> key_sums;
   attention_sums<T, D> value_sums;
@@ -246,7 +257,8 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
         const bool visible =
             key < place.n_keys && own_query < place.n_queries && (!place.causal || key <= own_query);
         const float b = has_bias ? bias.values[base + e / 4 * 8 - e % 4] : 0.0F;
-        const float p = visible ? exp2f(fmaf(scores[e], log2_e, b) - log_sum_exp[e % 4] * log2_e) : 0.0F;
+        const float p =
+            visible ? power_of_two(fmaf(scores[e], log2_e, b) - log_sum_exp[e % 4] * log2_e) : 0.0F;
         const float multiplier =
             dropout.active ? ((kept_by_query[e % 4] >> (e / 4 * 4) & 1U) != 0U ? dropout.scale : 0.0F) : 1.0F;
         scores[e] = p * multiplier;
@@ -406,9 +418,8 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
       token_position[h] = facts.position[row];
     }
   }
-  constexpr bool in_registers = D <= 64 && Blocking::warps <= 8;
-  const attention_rows<T, D, in_registers> queries(own_tiles + own_row * D);
-  const attention_rows<T, D, in_registers> gradients(own_tiles + (own_rows + own_row) * D);
+  const attention_rows<T, D, false> queries(own_tiles + own_row * D);
+  const attention_rows<T, D, keeps_fragments<D, Blocking>> gradients(own_tiles + (own_rows + own_row) * D);
   float* const scratch = reinterpret_cast<float*>(memory + memory_layout::scratch) + warp * score_floats;
   attention_sums<T, D> sums;
   int stage = 0;
@@ -445,8 +456,9 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
         const float b = has_bias ? bias.values[own_base + e % 4 - e / 4 * 8] : 0.0F;
-        const float p =
-            column + e % 4 < visible[e / 4] ? exp2f(fmaf(scores[e], log2_e, b) - log_sum_exp[e / 4]) : 0.0F;
+        const float p = column + e % 4 < visible[e / 4]
+                            ? power_of_two(fmaf(scores[e], log2_e, b) - log_sum_exp[e / 4])
+                            : 0.0F;
         grad_scores[e] = p * (grad_scores[e] - row_sum[e / 4]);
       }
       sums.add_product(grad_scores, keys + row * D, scratch);
@@ -468,9 +480,13 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
 }
 
 template <element T, int D, class Blocking>
-__global__ __launch_bounds__(Blocking::threads) void attention_backward_kernel(
-    const __grid_constant__ attention_inputs<T> in, const __grid_constant__ attention_gradients<T> to,
-    const __grid_constant__ relative_buckets buckets, int reach) {
+__global__ __launch_bounds__(
+    Blocking::threads,
+    attention_backward_blocks<
+        T, D, Blocking>) void attention_backward_kernel(const __grid_constant__ attention_inputs<T> in,
+                                                        const __grid_constant__ attention_gradients<T> to,
+                                                        const __grid_constant__ relative_buckets buckets,
+                                                        int reach) {
   let_next_grid_start();
   if (static_cast<int>(blockIdx.x) < to.key_blocks) {
     attention_key_gradients<T, D, Blocking>(in, to, buckets, reach);
@@ -545,7 +561,7 @@ void launch_attention_backward(execution& e, const attention_inputs<T>& in, atte
   const relative_buckets buckets =
       has_bias ? find_relative_buckets(in.mask == attention_mask::full, in.n_buckets, in.max_distance)
                : relative_buckets{};
-  const int reach = bias_reach(in);
+  const int reach = bias_reach(in, buckets);
   const index_t longest = std::max(in.queries.max_length, in.keys.max_length);
   const auto shared_bytes = [&]<class Blocking>(Blocking) {
     return attention_backward_memory<T, D, Blocking>::bytes(has_bias, reach);
@@ -553,12 +569,13 @@ void launch_attention_backward(execution& e, const attention_inputs<T>& in, atte
   auto* const workspace = reinterpret_cast<float*>(
       e.workspace(attention_workspace_bytes(in.queries.batch, in.queries.max_length, in.keys.max_length,
                                             in.n_heads, in.d_kv, has_bias ? in.n_buckets : 0)));
-  choose_blocking<attention_tile<T, D>::row_bytes>(
-      longest, in.queries.batch * in.n_heads, shared_bytes, [&]<class Blocking>(Blocking blocking) {
+  choose_blocking<attention_tile<T, D>::row_bytes, true>(
+      longest, in.queries.batch, in.n_heads, /*prefers_whole=*/has_bias, shared_bytes,
+      [&]<class Blocking>(Blocking blocking) {
         const index_t query_blocks = ceil_div(in.queries.max_length, Blocking::own_rows);
         to.key_blocks = static_cast<int>(ceil_div(in.keys.max_length, Blocking::own_rows));
         const index_t sums_of_head = in.queries.batch * query_blocks;
-        if (Blocking::other_warps == 1) {
+        if (Blocking::other_warps == 1 && in.queries.tokens > 0) {
           // Blocks of keys pass over long sequences of queries: row sums once, not once for each of them.
           float* const row_sums = workspace + sums_of_head * in.n_heads * (has_bias ? in.n_buckets : 0);
           constexpr int threads = 256;

@@ -151,7 +151,7 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
         tile_maximum[h] = fmaxf(tile_maximum[h], __shfl_xor_sync(all_lanes, tile_maximum[h], 2));
         const float next = fmaxf(maximum[h], tile_maximum[h]);
         subtrahend[h] = next == -INFINITY ? 0.0F : next;  // no visible key so far: all powers are 0
-        rescale[h] = exp2f(maximum[h] - subtrahend[h]);
+        rescale[h] = power_of_two(maximum[h] - subtrahend[h]);
         maximum[h] = next;
         total[h] *= rescale[h];
       }
@@ -163,7 +163,7 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
         if (key >= warp_end) continue;
 #pragma unroll
         for (int e = 0; e < 8; ++e) {
-          scores[c][e] = exp2f(scores[c][e] - subtrahend[e / 4]);
+          scores[c][e] = power_of_two(scores[c][e] - subtrahend[e / 4]);
           total[e / 4] += scores[c][e];
         }
         if (dropout.active) {
@@ -208,11 +208,11 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
 #pragma unroll
       for (int w = 0; w < Blocking::other_warps; ++w) maximum[h] = fmaxf(maximum[h], row[w * 16].x);
       const float subtrahend = maximum[h] == -INFINITY ? 0.0F : maximum[h];
-      factor[h] = exp2f(own - subtrahend);
+      factor[h] = power_of_two(own - subtrahend);
       total[h] = 0.0F;
 #pragma unroll
       for (int w = 0; w < Blocking::other_warps; ++w) {
-        total[h] += row[w * 16].y * exp2f(row[w * 16].x - subtrahend);
+        total[h] += row[w * 16].y * power_of_two(row[w * 16].x - subtrahend);
       }
     }
   }
@@ -237,12 +237,12 @@ void launch_attention_forward(execution& e, const attention_inputs<T>& in, matri
   const relative_buckets buckets =
       has_bias ? find_relative_buckets(in.mask == attention_mask::full, in.n_buckets, in.max_distance)
                : relative_buckets{};
-  const int reach = bias_reach(in);
+  const int reach = bias_reach(in, buckets);
   const auto shared_bytes = [&]<class Blocking>(Blocking) {
     return attention_forward_memory<T, D, Blocking>::bytes(has_bias, reach);
   };
-  choose_blocking<attention_tile<T, D>::row_bytes>(
-      in.queries.max_length, in.queries.batch * in.n_heads, shared_bytes,
+  choose_blocking<attention_tile<T, D>::row_bytes, false>(
+      in.queries.max_length, in.queries.batch, in.n_heads, /*prefers_whole=*/false, shared_bytes,
       [&]<class Blocking>(Blocking blocking) {
         const int bytes = shared_bytes(blocking);
         const auto kernel = attention_forward_kernel<T, D, Blocking>;

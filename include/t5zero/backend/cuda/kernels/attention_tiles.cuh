@@ -8,7 +8,7 @@
 // masks them.
 #pragma once
 
-#include <concepts>
+#include <algorithm>
 #include <cstdint>
 
 #include <t5zero/backend/backend.hpp>
@@ -18,9 +18,6 @@
 #include <t5zero/backend/cuda/kernels/tensor_core.cuh>
 
 namespace t5zero::cuda::detail {
-
-inline constexpr float log2_e = 1.4426950408889634F;
-inline constexpr float ln_2 = 0.6931471805599453F;
 
 /// Each warp of OwnWarps has 16 rows of the block's own; OtherWarps warps share them and divide the other
 /// side, of which 16 * OtherWarps * Chunks rows are in shared memory at a time, in one of Stages buffers.
@@ -36,23 +33,27 @@ struct attention_blocking {
   static constexpr int other_rows = 16 * OtherWarps * Chunks;
 };
 
-/// Few blocks would leave most of a GPU idle: rows go in blocks of 16, and a block's warps divide the other
-/// side. With enough of them, blocks of up to 64 rows read the other side less often.
+/// By the bytes of a head's columns. spread: few rows a block, so that a small batch is on many
+/// multiprocessors, and a block's warps divide the other side; whole: all rows of a short sequence; dense:
+/// for many rows, which then read the other side less often.
 template <int RowBytes>
 struct attention_blockings;
 template <>
 struct attention_blockings<128> {
   using spread = attention_blocking<1, 4, 2, 1>;
+  using whole = attention_blocking<4, 2, 2, 1>;
   using dense = attention_blocking<4, 1, 4, 2>;
 };
 template <>
 struct attention_blockings<256> {
   using spread = attention_blocking<1, 4, 1, 1>;
+  using whole = attention_blocking<4, 2, 1, 1>;
   using dense = attention_blocking<4, 1, 2, 2>;
 };
 template <>
 struct attention_blockings<512> {
   using spread = attention_blocking<1, 2, 1, 1>;
+  using whole = spread;  // 64 rows would not fit
   using dense = attention_blocking<2, 1, 1, 2>;
 };
 
@@ -76,6 +77,7 @@ struct attention_tile {
   template <int Rows, int Threads>
   __device__ static void copy(T* tile, const T* from, index_t stride, int rows, int d_kv) {
     const int padded_rows = min(Rows, (rows + 15) / 16 * 16);
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < padded_rows * units; i += Threads) {
       const int row = i / units;
       const int column = i % units * unit;
@@ -355,13 +357,11 @@ struct attention_place {
   }
 };
 
-/// The distance from which on all have one bucket, or that never occurs.
+/// Reach of the table of biases: the buckets', or a distance that never occurs.
 template <element T>
-[[nodiscard]] int bias_reach(const attention_inputs<T>& in) {
-  if (in.relative_bias == nullptr) return 0;
-  const index_t longest =
-      in.queries.max_length > in.keys.max_length ? in.queries.max_length : in.keys.max_length;
-  return static_cast<int>(in.max_distance < longest ? in.max_distance : longest);
+[[nodiscard]] int bias_reach(const attention_inputs<T>& in, const relative_buckets& buckets) {
+  return static_cast<int>(
+      std::min<index_t>(buckets.reach(), std::max(in.queries.max_length, in.keys.max_length)));
 }
 
 /// Throws contract_error with `message` unless all rows are aligned to 16 bytes.
@@ -389,27 +389,38 @@ void check_attention(const attention_inputs<T>& in) {
           "cuda::attention: at most 65535 sequences and heads, 2^24 tokens a sequence");
 }
 
-/// Calls launch(blocking) with the blocking for so many rows in sequences of at most max_rows, if its
-/// `shared_bytes(blocking)` are what a block may have.
-template <int RowBytes, class SharedBytes, class Launch>
-void choose_blocking(index_t max_rows, index_t sequences_and_heads, const SharedBytes& shared_bytes,
-                     const Launch& launch) {
+/// Calls launch(blocking) with the blocking for sequences of at most max_rows rows, among those whose
+/// shared_bytes(blocking) a block may have. prefers_whole: is it worth time that one block has all rows of a
+/// head?
+template <int RowBytes, bool HasWhole, class SharedBytes, class Launch>
+void choose_blocking(index_t max_rows, index_t sequences, index_t n_heads, bool prefers_whole,
+                     const SharedBytes& shared_bytes, const Launch& launch) {
   using blockings = attention_blockings<RowBytes>;
-  // Enough for all multiprocessors of a large GPU; short sequences leave most warps of a dense block idle.
-  constexpr index_t enough_blocks = 128;
-  typename blockings::dense dense;
   typename blockings::spread spread;
-  if (max_rows > 64 && ceil_div(max_rows, dense.own_rows) * sequences_and_heads >= enough_blocks) {
+  typename blockings::whole whole;
+  typename blockings::dense dense;
+  // Two for each multiprocessor of a large GPU; short sequences leave most warps of a dense block idle.
+  constexpr index_t enough_blocks = 256;
+  const bool is_whole = HasWhole && prefers_whole && sequences == 1 && max_rows <= whole.own_rows;
+  const bool is_dense =
+      max_rows > 64 && ceil_div(max_rows, dense.own_rows) * sequences * n_heads >= enough_blocks;
+  int limit = 0;
+  if (is_whole || is_dense) {
     int ordinal = 0;
-    int limit = 0;
     check(cudaGetDevice(&ordinal));
     check(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal));
-    if (shared_bytes(dense) <= limit) {
-      launch(dense);
+  }
+  if constexpr (HasWhole) {
+    if (is_whole && shared_bytes(whole) <= limit) {
+      launch(whole);
       return;
     }
   }
-  launch(spread);
+  if (is_dense && shared_bytes(dense) <= limit) {
+    launch(dense);
+  } else {
+    launch(spread);
+  }
 }
 
 }  // namespace t5zero::cuda::detail

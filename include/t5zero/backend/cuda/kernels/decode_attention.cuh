@@ -1,18 +1,20 @@
-// Attention of one query for each row over keys and values of a cache: a step of a generation. Also the copy
-// of a step's keys and values into that cache.
+// A step of generation: rows of a cache are written, and each row's one query attends to its keys.
 //
-// decode_attention: context [rows, n_heads * d_kv] = softmax(q k^T + bias) v, overwritten; keys and values
-// are rows of any matrix, named by decode_keys (backend/backend.hpp), whose arrays are the device's. d_kv: a
-// multiple of 8, at most 128; rows aligned to 16 bytes. No aliasing. Rows without keys get zeros. fp32
-// arithmetic. A block takes a (row, head): eight lanes share a key's product, so that a warp reads four keys
-// at a time by 16-byte accesses; the scores stay in shared memory; then threads share the values' columns,
-// each over every few keys. Deterministic: sums in an order that depends on the number of keys alone. One
-// launch each, no workspace. Bytes: a row's keys and values once. t5-small, 16 rows, 64 keys, fp16: 2.1 MB
-// from the L2, floor 0.4 us, target 2.5.
+// scatter_rows: to[rows[t]] = from[t]. decode_attention: context [rows, n_heads * d_kv] = softmax(q k^T +
+// bias) v, row by row, the keys named by a table or a range (decode_keys, backend/backend.hpp); the query's
+// position is that of its last key. One pass over keys and values: groups of lanes that span a key's columns
+// take keys in turn and keep a running softmax (Milakov and Gimelshein 2018), which a block of one (row,
+// head) brings together at the end.
+//
+// d_kv: a multiple of 8, at most 128. Rows of all matrices are aligned to 16 bytes. No aliasing. Overwrites;
+// deterministic; fp32 arithmetic. A row without keys has context 0.
+// One stream, no workspace.
+// Targets on an H100, to be measured: 4 rows, 8 heads, 40 keys, fp16: 3 us (launch, and three dependent reads
+// of the second-level cache: counts and table, keys and values); 64 rows, 16 heads, 1024 keys, fp16: 95 us
+// (268 MB at 85% of the memory's bandwidth; much less where beams share their keys in the cache).
 #pragma once
 
-#include <cuda_runtime_api.h>
-
+#include <cstddef>
 #include <cstdint>
 
 #include <t5zero/backend/backend.hpp>
@@ -26,152 +28,222 @@ namespace t5zero::cuda {
 
 namespace detail {
 
-inline constexpr int decode_threads = 128;
-inline constexpr int decode_lanes = 8;  ///< that share a key
-inline constexpr index_t decode_most_keys = 8192;
-
-template <element T>
-__global__ void __launch_bounds__(decode_threads)
-    decode_attention_kernel(const __grid_constant__ decode_attention_inputs<T> in, matrix_view<T> context,
-                            const __grid_constant__ relative_buckets buckets) {
-  constexpr int width = 16 / static_cast<int>(sizeof(T));  // elements of an access
-  constexpr int most_packs = 128 / width / decode_lanes;
-  extern __shared__ float scores[];  // [max_count rounded up to 4, then width * decode_threads]
-  __shared__ float reduced[decode_threads / warp_size];
-  const index_t row = blockIdx.x;
-  const int head = static_cast<int>(blockIdx.y);
-  const int d = static_cast<int>(in.d_kv);
-  const int packs = d / width;
-  const int n = static_cast<int>(in.keys.count(row));
-  const int lane = static_cast<int>(threadIdx.x) % decode_lanes;
-
-  float query[most_packs][width] = {};
-  const T* const from = in.query.data + row * in.query.stride + head * d;
-#pragma unroll
-  for (int p = 0; p < most_packs; ++p) {
-    if (lane + p * decode_lanes < packs) load_pack(from + (lane + p * decode_lanes) * width, query[p]);
-  }
-  float largest = -INFINITY;
-  constexpr int keys_at_a_time = decode_threads / decode_lanes;
-  for (int first = 0; first < n; first += keys_at_a_time) {  // all lanes of a warp stay together
-    const int j = first + static_cast<int>(threadIdx.x) / decode_lanes;
-    float dot = 0.0F;
-    if (j < n) {
-      const T* const key = in.key.data + in.keys.at(row, j) * in.key.stride + head * d;
-#pragma unroll
-      for (int p = 0; p < most_packs; ++p) {
-        if (lane + p * decode_lanes >= packs) continue;
-        float values[width];
-        load_pack(key + (lane + p * decode_lanes) * width, values);
-#pragma unroll
-        for (int i = 0; i < width; ++i) dot += query[p][i] * values[i];
-      }
-    }
-#pragma unroll
-    for (int offset = decode_lanes / 2; offset > 0; offset /= 2)
-      dot += __shfl_xor_sync(all_lanes, dot, offset);
-    if (j >= n) continue;
-    if (in.relative_bias != nullptr)
-      dot += to_float(in.relative_bias[buckets.bucket(j - (n - 1)) * in.n_heads + head]);
-    if (lane == 0) scores[j] = dot;
-    largest = fmaxf(largest, dot);
-  }
-  largest = block_max<decode_threads>(largest, reduced);
-  float sum = 0.0F;
-  for (int j = static_cast<int>(threadIdx.x); j < n; j += decode_threads) {
-    const float p = __expf(scores[j] - largest);
-    scores[j] = p;
-    sum += p;
-  }
-  sum = block_sum<decode_threads>(sum, reduced);  // its barriers also make the scores visible
-
-  // Each thread: one access of columns, every few keys.
-  float* const partial = scores + round_up(in.keys.max_count, 4);
-  const int sharers = decode_threads / packs;
-  const int column = static_cast<int>(threadIdx.x) % packs;
-  const int share = static_cast<int>(threadIdx.x) / packs;
-  float result[width] = {};
-  if (share < sharers) {
-    for (int j = share; j < n; j += sharers) {
-      float values[width];
-      load_pack(in.value.data + in.keys.at(row, j) * in.value.stride + head * d + column * width, values);
-      const float p = scores[j];
-#pragma unroll
-      for (int i = 0; i < width; ++i) result[i] += p * values[i];
-    }
-#pragma unroll
-    for (int i = 0; i < width; ++i) partial[(share * packs + column) * width + i] = result[i];
-  }
-  __syncthreads();
-  if (share != 0) return;
-  const float scale = n > 0 ? 1.0F / sum : 0.0F;
-#pragma unroll
-  for (int i = 0; i < width; ++i) {
-    float total = 0.0F;
-    for (int s = 0; s < sharers; ++s) total += partial[(s * packs + column) * width + i];
-    result[i] = total * scale;
-  }
-  store_pack(context.data + row * context.stride + head * d + column * width, result);
-}
-
 template <element T>
 __global__ void scatter_rows_kernel(matrix_view<const T> from, const index_t* rows, matrix_view<T> to) {
-  constexpr int width = 16 / static_cast<int>(sizeof(T));
-  const index_t column = (static_cast<index_t>(blockIdx.y) * blockDim.x + threadIdx.x) * width;
-  if (column >= from.cols) return;
-  const index_t row = blockIdx.x;
-  *reinterpret_cast<pack<T, width>*>(to.data + rows[row] * to.stride + column) =
-      *reinterpret_cast<const pack<T, width>*>(from.data + row * from.stride + column);
+  constexpr int unit = 16 / static_cast<int>(sizeof(T));
+  const index_t units = from.cols / unit;
+  const index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= from.rows * units) return;
+  const index_t row = i / units;
+  const index_t column = i % units * unit;
+  *reinterpret_cast<uint4*>(to.data + rows[row] * to.stride + column) =
+      *reinterpret_cast<const uint4*>(from.data + row * from.stride + column);
 }
 
-/// Do rows and columns of `width` elements begin at multiples of 16 bytes?
-template <class U>
-[[nodiscard]] bool has_aligned_rows(const matrix_view<U>& m) {
-  return reinterpret_cast<std::uintptr_t>(m.data) % 16 == 0 &&
-         m.stride * static_cast<index_t>(sizeof(U)) % 16 == 0;
+/// The softmax of some keys: scores times log2(e), relative to `maximum`.
+template <int Columns>
+struct running_softmax {
+  float maximum = -INFINITY;
+  float total = 0.0F;
+  float sums[Columns] = {};
+
+  __device__ void rescale(float next) {
+    const float factor = next == -INFINITY ? 0.0F : exp2f(maximum - next);
+    maximum = next;
+    total *= factor;
+#pragma unroll
+    for (float& sum : sums) sum *= factor;
+  }
+};
+
+/// Grid: heads x rows. Lanes: of the group that takes a key, 16 bytes of its columns each.
+template <element T, int Lanes, int Threads>
+__global__ __launch_bounds__(Threads) void decode_attention_kernel(
+    const __grid_constant__ decode_attention_inputs<T> in, matrix_view<T> context,
+    const __grid_constant__ relative_buckets buckets) {
+  constexpr int unit = 16 / static_cast<int>(sizeof(T));
+  constexpr int groups = Threads / Lanes;
+  constexpr int warps = Threads / warp_size;
+  constexpr int keys_in_flight = 4;
+  extern __shared__ float bias_by_distance[];  // [reach + 1], times log2(e)
+  __shared__ float2 shared_softmax[warps];     // maximum and total
+  __shared__ __align__(16) float shared_sums[warps][Lanes * unit];
+
+  const auto head = static_cast<index_t>(blockIdx.x);
+  const auto row = static_cast<index_t>(blockIdx.y);
+  const int lane = static_cast<int>(threadIdx.x) % Lanes;
+  const int group = static_cast<int>(threadIdx.x) / Lanes;
+  const int column = lane * unit;
+  const bool inside = column < static_cast<int>(in.d_kv);
+  const index_t own_columns = head * in.d_kv + (inside ? column : 0);
+  const auto max_count = static_cast<int>(in.keys.max_count);
+
+  // Table entries are read before it is known how many count: they are there up to max_count.
+  index_t at[keys_in_flight] = {};
+#pragma unroll
+  for (int i = 0; i < keys_in_flight; ++i) {
+    const int j = group + i * groups;
+    if (j < max_count) at[i] = in.keys.at(row, j);
+  }
+  const int count = static_cast<int>(in.keys.count(row));
+  float query[unit] = {};
+  if (inside) load_pack(in.query.data + row * in.query.stride + own_columns, query);
+#pragma unroll
+  for (float& q : query) q *= log2_e;
+
+  const int reach = buckets.reach();
+  const bool has_bias = in.relative_bias != nullptr;
+  if (has_bias) {
+    for (int d = static_cast<int>(threadIdx.x); d <= reach; d += Threads) {
+      bias_by_distance[d] =
+          to_float(in.relative_bias[buckets.distance_bucket(d) * in.n_heads + head]) * log2_e;
+    }
+  }
+
+  running_softmax<unit> softmax;
+  bool waits_for_bias = has_bias;
+  // All threads make the first round, as it has a barrier.
+  for (int first = 0; first == 0 || first < count; first += groups * keys_in_flight) {
+    float keys[keys_in_flight][unit];
+    float values[keys_in_flight][unit];
+#pragma unroll
+    for (int i = 0; i < keys_in_flight; ++i) {
+      const int j = first + group + i * groups;
+      const bool reads = j < count && inside;
+      if (first > 0 && j < count) at[i] = in.keys.at(row, j);
+#pragma unroll
+      for (int c = 0; c < unit; ++c) keys[i][c] = values[i][c] = 0.0F;
+      if (reads) load_pack(in.key.data + at[i] * in.key.stride + own_columns, keys[i]);
+      if (reads) load_pack(in.value.data + at[i] * in.value.stride + own_columns, values[i]);
+    }
+    if (waits_for_bias) __syncthreads();
+    waits_for_bias = false;
+    float scores[keys_in_flight];
+    float next = softmax.maximum;
+#pragma unroll
+    for (int i = 0; i < keys_in_flight; ++i) {
+      const int j = first + group + i * groups;
+      float dot = 0.0F;
+#pragma unroll
+      for (int c = 0; c < unit; ++c) dot += query[c] * keys[i][c];
+#pragma unroll
+      for (int offset = Lanes / 2; offset > 0; offset /= 2) dot += __shfl_xor_sync(all_lanes, dot, offset);
+      if (has_bias) dot += bias_by_distance[max(0, min(count - 1 - j, reach))];
+      scores[i] = j < count ? dot : -INFINITY;
+      next = fmaxf(next, scores[i]);
+    }
+    softmax.rescale(next);
+#pragma unroll
+    for (int i = 0; i < keys_in_flight; ++i) {
+      const float p = next == -INFINITY ? 0.0F : exp2f(scores[i] - next);
+      softmax.total += p;
+#pragma unroll
+      for (int c = 0; c < unit; ++c) softmax.sums[c] += p * values[i][c];
+    }
+  }
+
+  // Groups of a warp, then warps.
+#pragma unroll
+  for (int offset = Lanes; offset < warp_size; offset *= 2) {
+    softmax.rescale(fmaxf(softmax.maximum, __shfl_xor_sync(all_lanes, softmax.maximum, offset)));
+    softmax.total += __shfl_xor_sync(all_lanes, softmax.total, offset);
+#pragma unroll
+    for (float& sum : softmax.sums) sum += __shfl_xor_sync(all_lanes, sum, offset);
+  }
+  const int warp = static_cast<int>(threadIdx.x) / warp_size;
+  if (static_cast<int>(threadIdx.x) % warp_size < Lanes) {
+    if (lane == 0) shared_softmax[warp] = float2{softmax.maximum, softmax.total};
+    store_pack(shared_sums[warp] + column, softmax.sums);
+  }
+  __syncthreads();
+  if (static_cast<int>(threadIdx.x) >= Lanes || !inside) return;
+  float maximum = -INFINITY;
+#pragma unroll
+  for (int w = 0; w < warps; ++w) maximum = fmaxf(maximum, shared_softmax[w].x);
+  float total = 0.0F;
+  float sums[unit] = {};
+#pragma unroll
+  for (int w = 0; w < warps; ++w) {
+    const float factor = maximum == -INFINITY ? 0.0F : exp2f(shared_softmax[w].x - maximum);
+    total += shared_softmax[w].y * factor;
+    float part[unit];
+    load_pack(shared_sums[w] + column, part);
+#pragma unroll
+    for (int c = 0; c < unit; ++c) sums[c] += part[c] * factor;
+  }
+  const float inverse = total > 0.0F ? 1.0F / total : 0.0F;
+#pragma unroll
+  for (float& sum : sums) sum *= inverse;
+  store_pack(context.data + row * context.stride + own_columns, sums);
+}
+
+template <class T>
+void check_cache_rows(const matrix_view<T>& view, index_t cols) {
+  require(view.cols == cols && (view.rows == 0 || (view.stride * static_cast<index_t>(sizeof(T)) % 16 == 0 &&
+                                                   reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0)),
+          "cuda::decode_attention: matrices are [rows, n_heads * d_kv], rows aligned to 16 bytes");
+}
+
+template <element T, int Lanes>
+void launch_decode_attention(execution& e, const decode_attention_inputs<T>& in, matrix_view<T> context) {
+  relative_buckets buckets;
+  std::size_t bytes = 0;
+  if (in.relative_bias != nullptr) {
+    buckets = find_relative_buckets(/*bidirectional=*/false, in.n_buckets, in.max_distance);
+    bytes = static_cast<std::size_t>(buckets.reach() + 1) * 4;
+  }
+  const dim3 grid(static_cast<unsigned>(in.n_heads), static_cast<unsigned>(in.query.rows));
+  // Few warps are soon together; with many keys, more of them keep more reads in flight.
+  if (in.keys.max_count <= 256) {
+    constexpr int threads = 128;
+    decode_attention_kernel<T, Lanes, threads><<<grid, threads, bytes, e.stream()>>>(in, context, buckets);
+  } else {
+    constexpr int threads = 256;
+    decode_attention_kernel<T, Lanes, threads><<<grid, threads, bytes, e.stream()>>>(in, context, buckets);
+  }
+  check(cudaGetLastError());
 }
 
 }  // namespace detail
 
+/// to[rows[t]] = from[t]; columns are whole units of 16 bytes. Throws contract_error.
 template <element T>
-void decode_attention(execution& e, const decode_attention_inputs<T>& in, matrix_view<T> context) {
-  const index_t inner = in.n_heads * in.d_kv;
-  require(in.d_kv % 8 == 0 && in.d_kv > 0 && in.d_kv <= 128,
-          "cuda::decode_attention: d_kv is a multiple of 8, at most 128");
-  require(in.query.cols == inner && in.key.cols == inner && in.value.cols == inner && context.cols == inner &&
-              context.rows == in.query.rows,
-          "cuda::decode_attention: the shapes do not agree");
-  require(detail::has_aligned_rows(in.query) && detail::has_aligned_rows(in.key) &&
-              detail::has_aligned_rows(in.value) && detail::has_aligned_rows(context),
-          "cuda::decode_attention: rows begin at multiples of 16 bytes");
-  require(in.keys.max_count <= detail::decode_most_keys, "cuda::decode_attention: more than 8192 keys");
-  if (in.query.rows == 0) return;
-  constexpr index_t width = 16 / static_cast<index_t>(sizeof(T));
-  const relative_buckets buckets =
-      in.relative_bias == nullptr
-          ? relative_buckets{}
-          : find_relative_buckets(/*bidirectional=*/false, in.n_buckets, in.max_distance);
-  const index_t floats = round_up(in.keys.max_count, 4) + width * detail::decode_threads;
-  const dim3 blocks(static_cast<unsigned>(in.query.rows), static_cast<unsigned>(in.n_heads));
-  detail::decode_attention_kernel<T>
-      <<<blocks, detail::decode_threads, static_cast<std::size_t>(floats) * 4, e.stream()>>>(in, context,
-                                                                                             buckets);
+void scatter_rows(execution& e, matrix_view<const T> from, const index_t* rows, matrix_view<T> to) {
+  detail::check_cache_rows(from, from.cols);
+  detail::check_cache_rows(to, from.cols);
+  constexpr index_t unit = 16 / static_cast<index_t>(sizeof(T));
+  require(from.cols % unit == 0, "cuda::scatter_rows: rows are whole units of 16 bytes");
+  const index_t count = from.rows * from.cols / unit;
+  if (count == 0) return;
+  constexpr int threads = 128;
+  detail::scatter_rows_kernel<T>
+      <<<static_cast<unsigned>(ceil_div(count, threads)), threads, 0, e.stream()>>>(from, rows, to);
   check(cudaGetLastError());
 }
 
-/// to[rows[t]] = from[t]; cols a multiple of 8, rows aligned to 16 bytes.
+/// See the head of this file. Throws contract_error where shapes do not agree.
 template <element T>
-void scatter_rows(execution& e, matrix_view<const T> from, const index_t* rows, matrix_view<T> to) {
-  require(from.cols == to.cols && from.cols % 8 == 0 && detail::has_aligned_rows(from) &&
-              detail::has_aligned_rows(to),
-          "cuda::scatter_rows: rows of equal length, a multiple of 8, aligned to 16 bytes");
-  if (from.rows == 0 || from.cols == 0) return;
-  constexpr index_t width = 16 / static_cast<index_t>(sizeof(T));
-  constexpr index_t threads = 128;
-  const dim3 blocks(static_cast<unsigned>(from.rows),
-                    static_cast<unsigned>(ceil_div(from.cols, threads * width)));
-  detail::scatter_rows_kernel<T><<<blocks, threads, 0, e.stream()>>>(from, rows, to);
-  check(cudaGetLastError());
+void decode_attention(execution& e, const decode_attention_inputs<T>& in, matrix_view<T> context) {
+  const index_t inner_dim = in.n_heads * in.d_kv;
+  require(in.d_kv > 0 && in.d_kv <= 128 && in.d_kv % 8 == 0,
+          "cuda::decode_attention: d_kv is a multiple of 8, at most 128");
+  detail::check_cache_rows(in.query, inner_dim);
+  detail::check_cache_rows(in.key, inner_dim);
+  detail::check_cache_rows(in.value, inner_dim);
+  detail::check_cache_rows(context, inner_dim);
+  require(context.rows >= in.query.rows && in.query.rows <= 65535,
+          "cuda::decode_attention: a row of context for each query, at most 65535");
+  require(in.relative_bias == nullptr || in.max_distance <= 4096,
+          "cuda::decode_attention: a max_distance of at most 4096");
+  if (in.query.rows == 0 || in.n_heads == 0) return;
+  const index_t units = in.d_kv * static_cast<index_t>(sizeof(T)) / 16;
+  if (units <= 8) {
+    detail::launch_decode_attention<T, 8>(e, in, context);
+  } else if (units <= 16) {
+    detail::launch_decode_attention<T, 16>(e, in, context);
+  } else {
+    detail::launch_decode_attention<T, 32>(e, in, context);
+  }
 }
 
 template <element T>

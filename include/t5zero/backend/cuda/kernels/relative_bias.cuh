@@ -21,6 +21,10 @@ struct relative_buckets {
   bool bidirectional = false;
   std::int32_t starts[max_distance_buckets] = {};  ///< of bucket i of a direction: ascending, starts[0] == 0
 
+  /// From this distance on all have one bucket in each direction; 0 counts as behind.
+  [[nodiscard]] T5ZERO_HOST_DEVICE constexpr int reach() const {
+    return per_direction > 1 ? starts[per_direction - 1] : 1;
+  }
   /// Bucket of rel = key position - query position.
   [[nodiscard]] __device__ int bucket(int rel) const {
     if (!bidirectional) return distance_bucket(rel < 0 ? -rel : 0);
@@ -34,6 +38,10 @@ struct relative_buckets {
 };
 
 namespace detail {
+
+/// Scores and biases are kept times log2(e): powers of two cost one multiplication less.
+inline constexpr float log2_e = 1.4426950408889634F;
+inline constexpr float ln_2 = 0.6931471805599453F;
 
 constexpr relative_buckets search_relative_buckets(bool bidirectional, index_t n_buckets,
                                                    index_t max_distance) {
@@ -56,7 +64,7 @@ constexpr relative_buckets search_relative_buckets(bool bidirectional, index_t n
 inline constexpr relative_buckets usual_buckets = search_relative_buckets(true, 32, 128);
 inline constexpr relative_buckets usual_causal_buckets = search_relative_buckets(false, 32, 128);
 static_assert(usual_buckets.starts[9] == 12 && usual_buckets.starts[15] == 91 &&
-              usual_causal_buckets.starts[31] == 113);
+              usual_causal_buckets.reach() == 113);
 
 }  // namespace detail
 

@@ -66,6 +66,13 @@ __device__ inline void load_matrices_transposed(std::uint32_t (&to)[4], const vo
                : "memory");
 }
 
+/// 2^x; results below the normal numbers are 0 (relative error at most 2^-22).
+[[nodiscard]] __device__ inline float power_of_two(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 /// Two values rounded to T, the first in the lower half.
 template <element T>
 [[nodiscard]] __device__ inline std::uint32_t round_pair(float low, float high) {
