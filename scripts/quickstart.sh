@@ -4,10 +4,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-scripts/build.sh t5_small_zero2_fp16
+# On the GPU where there is one, and a compiler for it.
+preset=cpu
+if command -v nvcc >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
+  preset=cuda
+fi
+T5ZERO_PRESET=$preset scripts/build.sh t5_small_zero2_fp16
 
 data=examples/data/en-ro
-exec build/cpu/bin/t5_small_zero2_fp16 \
+exec "build/$preset/bin/t5_small_zero2_fp16" \
   --deepspeed examples/config/ds_config_zero2.json \
   --config_name t5-small --from_scratch --fp16 \
   --do_train --do_eval \
