@@ -248,8 +248,9 @@ void measure_kernels(const model_shape& shape, index_t batch, index_t length) {
 
 int main(int argc, char** argv) {
   if (argc < 5) {
-    std::cerr << "usage: kernel_bench_cuda <t5-small|t5-base|t5-large|t5-3b> <fp32|fp16|bf16> <batch> <tokens a "
-                 "sequence>\n";
+    std::cerr
+        << "usage: kernel_bench_cuda <t5-small|t5-base|t5-large|t5-3b> <fp32|fp16|bf16> <batch> <tokens a "
+           "sequence>\n";
     return 2;
   }
   try {

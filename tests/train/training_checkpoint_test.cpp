@@ -28,7 +28,8 @@ TEST_CASE("the records of the updates lie in the state file, not in the manifest
         {step, step == 3 ? nan : 1.0 / 3.0, 2.0, 1e-5, 65536.0, 0.125, 77, step == 3});
   const auto save = [&] {
     t5zero::atomic_save files(place);
-    t5zero::add_training_state(files, trainer, /*weights_are_in_model=*/false, state, {});
+    t5zero::add_training_state(files, trainer, /*weights_are_in_model=*/false, state,
+                               {.examples = 10, .batch_size = 1, .gradient_accumulation = 1});
     files.commit();
   };
   save();
