@@ -33,7 +33,7 @@ fi
 echo "install_dependencies: installing ${missing[*]}"
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
-apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Dpkg::Use-Pty=0 "$@" >>"$log" 2>&1; }
+apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$@" >>"$log" 2>&1; }
 # An old package list may do: what counts is whether the installation works.
 apt update || echo "install_dependencies: the package lists could not be refreshed; trying with those that are here" >&2
 apt install --no-install-recommends "${missing[@]}" || true

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs, builds, and fine-tunes t5-small (ZeRO-2, fp16) from scratch on the bundled sentence pairs. Downloads
-# nothing but Debian packages. Options given to this script go to the program: scripts/quickstart.sh --max_steps 100
+# nothing but Debian packages. Options given to this script go to the program: scripts/quickstart.sh --max_steps 100.
+# Relative paths in them count from the sources' top folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,7 +13,7 @@ fi
 T5ZERO_PRESET=$preset scripts/build.sh t5_small_zero2_fp16
 
 data=examples/data/en-ro
-exec "build/$preset/bin/t5_small_zero2_fp16" \
+"build/$preset/bin/t5_small_zero2_fp16" \
   --deepspeed examples/config/ds_config_zero2.json \
   --config_name t5-small --from_scratch --fp16 \
   --do_train --do_eval \
@@ -20,3 +21,10 @@ exec "build/$preset/bin/t5_small_zero2_fp16" \
   --train_file "$data/train.jsonl" --validation_file "$data/validation.jsonl" \
   --per_device_train_batch_size 8 --learning_rate 1e-3 --max_steps 30 --logging_steps 5 \
   --output_dir output_dir/quickstart --overwrite_output_dir "$@"
+
+cat <<'TEXT'
+
+The model lies in output_dir/quickstart, unless --output_dir said otherwise. To translate with it:
+  scripts/build.sh translate
+  echo "The house is big." | build/cpu/bin/translate output_dir/quickstart --source_prefix "translate English to Romanian: "
+TEXT

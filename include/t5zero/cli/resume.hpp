@@ -151,6 +151,10 @@ class run_marker {
   const fs::path output = chosen.output_dir;
   std::error_code ignored;
   if (fs::is_directory(output, ignored)) remove_stale_partials(output);
+  if (chosen.resume_from_checkpoint && chosen.resume_from_checkpoint->empty()) {
+    throw input_error(
+        "--resume_from_checkpoint is empty (an unset variable?); name a checkpoint, or leave the flag out");
+  }
   if (chosen.resume_from_checkpoint) return fs::path(*chosen.resume_from_checkpoint);
   if (chosen.overwrite_output_dir || !fs::is_directory(output, ignored) || holds_nothing(output))
     return std::nullopt;

@@ -229,6 +229,7 @@ class training_loop {
     const int signal = is_last ? 0 : stop_signal::number();
     if (signal != 0) read_results(state, bar);  // it came in between
     if (saves || signal != 0) events_.save(state, signal != 0 ? save_reason::stopping : save_reason::due);
+    if (evaluates || saves) last_result_ = clock::now();  // what this took is not the next update's time
     return signal;
   }
 
