@@ -3,7 +3,6 @@
 // One JSON line for each: microseconds a node.
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -13,6 +12,8 @@
 #include <vector>
 
 #include <t5zero/cuda.hpp>
+
+#include "graph_timer.hpp"
 
 namespace {
 
@@ -60,34 +61,11 @@ class playground {
 
 void measure(cuda::execution& e, const char* name, const std::function<void()>& submit) {
   constexpr int repeats = 50;
-  cudaGraph_t graph = nullptr;
-  check(cudaStreamBeginCapture(e.stream(), cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < repeats; ++i) submit();
-  check(cudaStreamEndCapture(e.stream(), &graph));
-  cudaGraphExec_t replayed = nullptr;
-  check(cudaGraphInstantiate(&replayed, graph, 0));
-  cudaEvent_t begin = nullptr;
-  cudaEvent_t end = nullptr;
-  check(cudaEventCreate(&begin));
-  check(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int round = 0; round < 21; ++round) {
-    check(cudaEventRecord(begin, e.stream()));
-    check(cudaGraphLaunch(replayed, e.stream()));
-    check(cudaEventRecord(end, e.stream()));
-    check(cudaEventSynchronize(end));
-    float milliseconds = 0.0F;
-    check(cudaEventElapsedTime(&milliseconds, begin, end));
-    if (round > 0) times.push_back(milliseconds);
-  }
-  std::sort(times.begin(), times.end());
+  const float milliseconds =
+      t5zero_bench::time_in_graph(e.stream(), repeats, /*rounds=*/20, [&](int) { submit(); });
   std::printf("{\"kernel\": \"%s\", \"us\": %.2f}\n", name,
-              static_cast<double>(times[times.size() / 2]) * 1e3 / repeats);
+              static_cast<double>(milliseconds) * 1e3 / repeats);
   std::fflush(stdout);
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  cudaGraphExecDestroy(replayed);
-  cudaGraphDestroy(graph);
 }
 
 template <element T>

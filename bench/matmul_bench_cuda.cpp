@@ -5,7 +5,6 @@
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -13,6 +12,8 @@
 #include <vector>
 
 #include <t5zero/cuda.hpp>
+
+#include "graph_timer.hpp"
 
 namespace {
 
@@ -25,37 +26,6 @@ struct product {
   index_t rows, cols, depth;
   bool wide_result;  ///< fp32 whatever the operands are
 };
-
-/// Milliseconds of `count` launches in a graph, median of 9 replays.
-template <class Launch>
-float time_in_graph(cudaStream_t stream, int count, const Launch& launch) {
-  cudaGraph_t graph = nullptr;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < count; ++i) launch(i);
-  check(cudaStreamEndCapture(stream, &graph));
-  cudaGraphExec_t replayed = nullptr;
-  check(cudaGraphInstantiate(&replayed, graph, 0));
-  cudaEvent_t begin = nullptr;
-  cudaEvent_t end = nullptr;
-  check(cudaEventCreate(&begin));
-  check(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int round = 0; round < 10; ++round) {
-    check(cudaEventRecord(begin, stream));
-    check(cudaGraphLaunch(replayed, stream));
-    check(cudaEventRecord(end, stream));
-    check(cudaEventSynchronize(end));
-    float milliseconds = 0.0F;
-    check(cudaEventElapsedTime(&milliseconds, begin, end));
-    if (round > 0) times.push_back(milliseconds);
-  }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  cudaGraphExecDestroy(replayed);
-  cudaGraphDestroy(graph);
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
 
 template <element T>
 void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emulation) {
@@ -132,7 +102,7 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
       const float beta = 0.0F;
       float ms = 1e9F;
       try {
-        ms = time_in_graph(stream, repeats, [&](int n) {
+        ms = t5zero_bench::time_in_graph(stream, repeats, /*rounds=*/9, [&](int n) {
           check(cublasLtMatmul(handle, operation, &alpha, b + n % copies * (bytes_b / 256 * 256), la, a, lb,
                                &beta, c, lc, c, lc, &found[static_cast<std::size_t>(i)].algo, workspace,
                                static_cast<std::size_t>(cuda::matmul_workspace_bytes), stream));

@@ -310,8 +310,8 @@ class trainer {
   }
 
   /// Submits the update: clips, steps the optimizer, publishes the weights; the next micro-batch starts new
-  /// gradients. Returns its number, from 0 on. At most updates_in_flight results may be outstanding.
-  index_t submit_update(const learning_rate_function& learning_rate) {
+  /// gradients. At most updates_in_flight results may be outstanding.
+  void submit_update(const learning_rate_function& learning_rate) {
     require(submitted_micro_batches_ > 0, "trainer: an update needs at least one micro-batch");
     require(submitted_updates_ - read_updates_ < updates_in_flight,
             "trainer: as many updates as may be are in flight; read a result first");
@@ -334,7 +334,7 @@ class trainer {
     device_.mark(slot);
     in_flight_[static_cast<std::size_t>(slot)] = {submitted_micro_batches_, rates};
     submitted_micro_batches_ = 0;
-    return submitted_updates_++;
+    ++submitted_updates_;
   }
   /// Waits for the oldest update whose result was not read. Throws numeric_error if fp16's loss scale cannot
   /// be lowered any further.
@@ -371,9 +371,9 @@ class trainer {
   /// Loss of a batch without dropout or gradients (mean over its labels that count).
   double evaluate(const batch_view& batch) {
     check_batch(batch, largest_evaluation_, shape_.vocab_size);
-    evaluated_ = staging_.stage(device_.main(), batch);
-    device_.replay(step_kind::evaluate, evaluated_, [&] {
-      model_.forward(device_.main(), source_, evaluated_, dropout_state{}, loss_options_of(),
+    const batch_view staged = staging_.stage(device_.main(), batch);
+    device_.replay(step_kind::evaluate, staged, [&] {
+      model_.forward(device_.main(), source_, staged, dropout_state{}, loss_options_of(),
                      evaluation_activations_);
     });
     return mean(read_step_state().sums);
@@ -552,7 +552,6 @@ class trainer {
   update_settings settings_;
   std::vector<parameter_row> table_;
   vector_view<const index_t> decay_boundaries_;  ///< in the backend's memory
-  batch_view evaluated_;                         ///< the last evaluation's batch
   index_t submitted_micro_batches_ = 0;          ///< of the update at hand
   index_t submitted_updates_ = 0;
   index_t read_updates_ = 0;

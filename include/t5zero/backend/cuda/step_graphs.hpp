@@ -40,8 +40,6 @@ class step_graphs {
     check(cudaGraphLaunch(graph, e.stream()));
   }
 
-  [[nodiscard]] index_t size() const { return static_cast<index_t>(graphs_.size()); }
-
  private:
   using step_key = std::tuple<step_kind, index_t, index_t, index_t, index_t, index_t>;
 

@@ -8,9 +8,7 @@
 // of the norm's weight that the sublayer before left.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
-#include <type_traits>
+#include <utility>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
@@ -43,18 +41,9 @@ struct stream_gradient {
 
 namespace detail {
 
-/// Shared memory that a block of the GPU in use may have, in bytes.
-[[nodiscard]] inline index_t block_shared_bytes() {
-  int ordinal = 0;
-  int bytes = 0;
-  check(cudaGetDevice(&ordinal));
-  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal));
-  return bytes - 1024;
-}
-
 /// Can sublayers of this shape be fused on this GPU?
 [[nodiscard]] inline bool takes_shape(const model_shape& shape) {
-  const index_t shared = block_shared_bytes();
+  const index_t shared = current_token_device().shared_bytes;
   const index_t d = shape.d_model;
   const index_t inner = shape.inner_dim();
   const index_t hidden = shape.gated() ? 2 * shape.d_ff : shape.d_ff;
@@ -124,7 +113,7 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
                        .relu = !shape.gated(),
                        .dropout = shape.gated() ? dropout_site{} : dropout.hidden,
                        .tokens = tokens,
-                       .overlap = overlap(e)});
+                       .overlap = overlap_of(e)});
     matrix_view<T> activated = state.hidden;
     if (shape.gated()) {
       activated = scratch.activated(x.rows);
@@ -288,10 +277,6 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
   }
 
  private:
-  [[nodiscard]] static launch_overlap overlap(execution& e) {
-    return e.take_barrier() ? launch_overlap::none : launch_overlap::previous;
-  }
-
   /// projected = norm(x) weight^T.
   static void project(execution& e, const model_shape& shape, matrix_view<const float> x,
                       vector_view<const T> norm, matrix_view<const T> weight, matrix_view<T> projected,
@@ -302,7 +287,7 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
                        .weight = weight,
                        .y = projected,
                        .inverse_rms = inverse_rms,
-                       .overlap = overlap(e)});
+                       .overlap = overlap_of(e)});
   }
   /// x_out = x + dropout(a weight^T).
   static void add_to_stream(execution& e, matrix_view<const T> a, matrix_view<const T> weight,
@@ -314,7 +299,7 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
                            .out = x_out,
                            .dropout = dropout,
                            .tokens = tokens,
-                           .overlap = overlap(e)});
+                           .overlap = overlap_of(e)});
   }
 
   /// The branch of the next sublayer; the buffers that go with it are free.
@@ -338,7 +323,7 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
                                        .activated = activated,
                                        .activated_dropout = activated_dropout,
                                        .y = y,
-                                       .overlap = overlap(e)};
+                                       .overlap = overlap_of(e)};
     if (grad.has_norm()) {
       arguments.grad_normed = grad.grad_normed;
       arguments.x = grad.x;
@@ -376,7 +361,7 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
                         gradient& grad) {
     // A set more than there are branches: the next sublayer's branch reads it, too.
     const matrix_view<float> grad_normed = scratch.grad_normed(grad.turn % 4, x.rows);
-    plain_matmul<T>(e, {.a = grad_input, .weight = weight, .y = grad_normed, .overlap = overlap(e)});
+    plain_matmul<T>(e, {.a = grad_input, .weight = weight, .y = grad_normed, .overlap = overlap_of(e)});
     grad.grad_normed = grad_normed;
     grad.x = x;
     grad.norm_weight = norm;

@@ -8,10 +8,13 @@
 // gradient_view says otherwise, and is deterministic.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <array>
 #include <cstdint>
 
 #include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/token_matmul_limits.hpp>
 
@@ -26,6 +29,22 @@ concept token_element = element<T> && sizeof(T) == 2;
 /// kernel, not a copy or another stream's event; and the last kernel that wrote the weights lies further
 /// back, with a kernel that was launched without overlap after it. No effect below compute capability 9.0.
 enum class launch_overlap : std::uint8_t { none, previous };
+
+/// May the next kernel of `e` overlap the one before it? Not behind a copy or another stream's event.
+[[nodiscard]] inline launch_overlap overlap_of(execution& e) {
+  return e.take_barrier() ? launch_overlap::none : launch_overlap::previous;
+}
+
+/// The GPU in use; some of its shared memory is left to what kernels declare.
+[[nodiscard]] inline token_device current_token_device() {
+  int ordinal = 0;
+  int multiprocessors = 0;
+  int shared = 0;
+  check(cudaGetDevice(&ordinal));
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, ordinal));
+  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal));
+  return {multiprocessors, shared - 1024};
+}
 
 /// y = epilogue(rms_norm(x) weight^T). What backward needs of the norm is stored too.
 template <token_element T>

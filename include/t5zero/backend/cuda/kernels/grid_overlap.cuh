@@ -72,16 +72,6 @@ __device__ inline void store_to_peer(void* place, int rank, float4 value) {
 #endif
 }
 
-/// The GPU in use; some of its shared memory is left to what kernels declare.
-[[nodiscard]] inline token_device current_token_device() {
-  int ordinal = 0;
-  int multiprocessors = 0;
-  int shared = 0;
-  check(cudaGetDevice(&ordinal));
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, ordinal));
-  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal));
-  return {multiprocessors, shared - 1024};
-}
 /// Was the kernel compiled for an architecture with clusters and overlap? The device alone does not say it.
 [[nodiscard]] inline bool takes_clusters(const cudaFuncAttributes& kernel) {
   return kernel.ptxVersion >= overlap_architecture;
@@ -91,11 +81,6 @@ template <class... Parameters>
   cudaFuncAttributes attributes{};
   check(cudaFuncGetAttributes(&attributes, kernel));
   return attributes;
-}
-
-/// May the next kernel of `e` overlap the one before it? Not behind a copy or another stream's event.
-[[nodiscard]] inline launch_overlap overlap_of(execution& e) {
-  return e.take_barrier() ? launch_overlap::none : launch_overlap::previous;
 }
 
 /// How a kernel is launched.
