@@ -119,6 +119,41 @@ TEST_CASE("a second signal ends the program at once, unless it comes with the fi
   }
 }
 
+TEST_CASE("a signal breaks off an evaluation between updates, and the resumed run begins with it",
+          "[program]") {
+  const training_sandbox place;
+  const std::string line = place.file("validation.jsonl");
+  std::string many;
+  for (int i = 0; i < 400; ++i) many += line;  // minutes of generation
+  place.write("many.jsonl", many);
+  const words evaluates = {
+      "--eval_strategy", "steps", "--eval_steps", "5",          "--predict_with_generate",
+      "--max_steps",     "7",     "--output_dir", "evaluating", "--validation_file"};
+  words command = training_sandbox::command(evaluates);
+  command.emplace_back("many.jsonl");
+  running_program run = place.starts(command);
+  REQUIRE(run.wait_until([&] { return place.log().find("'loss'") != std::string::npos; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  run.send(SIGINT);
+  const int status = run.status();
+  INFO(place.log());
+  REQUIRE(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 128 + SIGINT);
+  CHECK(place.log().find("again, a second or more from now: at once") != std::string::npos);
+  CHECK(place.log().find("The evaluation after update 5 is left out") != std::string::npos);
+  CHECK(place.checkpoints("evaluating") == words{"checkpoint-5"});
+  words more = evaluates;
+  more.emplace_back("validation.jsonl");
+  const outcome resumed = place.trains(more);
+  INFO(resumed.err);
+  REQUIRE(resumed.code == 0);
+  const nlohmann::json state = nlohmann::json::parse(place.file("evaluating/trainer_state.json"));
+  const auto evaluated_at_5 = [](const nlohmann::json& entry) {
+    return entry.contains("eval_loss") && entry["step"] == 5;
+  };
+  CHECK(std::count_if(state["log_history"].begin(), state["log_history"].end(), evaluated_at_5) == 1);
+}
+
 TEST_CASE("a stopped run of --save_only_model can go on", "[program]") {
   const training_sandbox place;
   running_program run = place.starts(endless("stopped", {"--save_only_model"}));

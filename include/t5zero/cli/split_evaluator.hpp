@@ -29,7 +29,7 @@ class split_evaluator {
                   trainer<Run>& trained)
       : chosen_(&chosen), files_(&files), text_(&text), trainer_(&trained) {}
 
-  /// Between two updates: quietly.
+  /// Between two updates: quietly, and only until a signal comes.
   [[nodiscard]] evaluation_result during_training(const tokenized_dataset& data) const {
     return evaluate("Evaluating", data, evaluation_time::during_training, /*has_references=*/true);
   }
@@ -52,6 +52,7 @@ class split_evaluator {
     how.decoder_start_token_id = files_->config.decoder_start_token_id;
     how.padding = padding_of_labels(*chosen_, chosen_->evaluation_target_length());
     how.has_references = has_references;
+    how.ends_on_signal = when == evaluation_time::during_training;
     how.cleans_up = files_->tokenizer_config.value("clean_up_tokenization_spaces", false);
     if (chosen_->predict_with_generate)
       how.generation = choose_generation(*chosen_, files_->generation, when);

@@ -473,20 +473,25 @@ class translation_job {
 
   [[nodiscard]] split_evaluator<Run> evaluator() const { return {chosen_, files_, *text_, *trainer_}; }
 
-  /// An evaluation between two updates; returns whether it is the best so far.
-  bool evaluate_during_training(loop_state& state, progress_bar& bar) {
+  /// An evaluation between two updates.
+  evaluation_outcome evaluate_during_training(loop_state& state, progress_bar& bar) {
     const evaluation_result result = evaluator().during_training(*validation_data_);
+    if (result.ended_by_signal) {
+      bar.print_above("The evaluation after update " + std::to_string(state.global_step) + " is left out",
+                      std::cerr);
+      return evaluation_outcome::ended_by_signal;
+    }
     log_entry entry{state.global_step, state.epochs_done, {}};
     for (const auto& [key, value] : result.values) entry.values.emplace_back("eval_" + key, value);
     bar.print_above(log_line(entry));
     track(entry);
     state.history.entries.push_back(std::move(entry));
     const double* metric = result.find(chosen_.best_metric());
-    if (metric == nullptr) return false;
+    if (metric == nullptr) return evaluation_outcome::other;
     const bool better = !state.best || (chosen_.larger_is_better() ? *metric > state.best->metric
                                                                    : *metric < state.best->metric);
     if (better) state.best = best_evaluation{*metric, state.global_step};
-    return better;
+    return better ? evaluation_outcome::best : evaluation_outcome::other;
   }
 
   void evaluate_at_end() {

@@ -20,6 +20,7 @@
 #include <t5zero/train/chrf.hpp>
 #include <t5zero/train/progress_bar.hpp>
 #include <t5zero/train/python_repr.hpp>
+#include <t5zero/train/stop_signal.hpp>
 #include <t5zero/train/trainer.hpp>
 
 namespace t5zero {
@@ -31,12 +32,14 @@ struct evaluation_options {
   bool has_references = true;  ///< false: no loss and no BLEU
   bool cleans_up = false;      ///< the tokenizer's clean_up_tokenization_spaces, for the metric's texts
   std::optional<generation_options> generation;  ///< none: the loss only
+  bool ends_on_signal = false;                   ///< between batches, if stop_signal noted one
 };
 
 struct evaluation_result {
   /// Without the prefix, in the order of Trainer's log line: loss, bleu, gen_len, runtime, ...
   std::vector<std::pair<std::string, double>> values;
   index_t samples = 0;
+  bool ended_by_signal = false;  ///< the other fields are then of no use
   std::optional<bleu_score> bleu;
   double chrf = 0.0;                     ///< where there is a BLEU
   std::vector<std::string> predictions;  ///< stripped, cleaned up: as generated_predictions.txt has them
@@ -67,6 +70,10 @@ template <class Run>
   index_t batches = 0;
   index_t generated = 0;
   for (index_t first = 0; first < n; first += options.batch_size, ++batches) {
+    if (options.ends_on_signal && stop_signal::number() != 0) {
+      result.ended_by_signal = true;
+      return result;
+    }
     const auto examples = std::span(order).subspan(
         static_cast<std::size_t>(first), static_cast<std::size_t>(std::min(options.batch_size, n - first)));
     batch.fill(data, examples, static_cast<std::uint32_t>(first), options.decoder_start_token_id,

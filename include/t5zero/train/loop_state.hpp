@@ -22,8 +22,9 @@ struct loop_state {
   double total_loss = 0.0;   ///< sum of all updates' losses
   double window_loss = 0.0;  ///< sum since the last log line
   index_t window_updates = 0;
-  double total_flos = 0.0;  ///< floating-point operations, as Hugging Face counts them
-  index_t diverged_at = 0;  ///< the first update made with gradients that were not finite; 0: none
+  double total_flos = 0.0;       ///< floating-point operations, as Hugging Face counts them
+  bool owes_evaluation = false;  ///< a signal ended the one that was due after global_step
+  index_t diverged_at = 0;       ///< the first update made with gradients that were not finite; 0: none
   std::optional<best_evaluation> best;
   log_history history;
 

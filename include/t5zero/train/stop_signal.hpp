@@ -22,7 +22,7 @@ class stop_signal {
     first_at.store(0);
     struct sigaction noted {};
     noted.sa_handler = [](int number) {
-      // Only async-signal-safe calls: lock-free atomics, clock_gettime and _exit.
+      // Only async-signal-safe calls: lock-free atomics, clock_gettime, write and _exit.
       const int kept_errno = errno;
       struct timespec now {};
       ::clock_gettime(CLOCK_MONOTONIC, &now);
@@ -30,6 +30,11 @@ class stop_signal {
       std::int64_t first = 0;
       if (first_at.compare_exchange_strong(first, milliseconds)) {
         received.store(number);
+        static constexpr char notice[] =
+            "\nstopping after the update or the batch at hand; again, a second or more from now: at once, "
+            "without saving\n";
+        const ssize_t unread = ::write(STDERR_FILENO, notice, sizeof(notice) - 1);
+        static_cast<void>(unread);
       } else if (milliseconds - first >= repeated_wish) {
         ::_exit(128 + number);
       }

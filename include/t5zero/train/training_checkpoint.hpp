@@ -252,6 +252,7 @@ void add_training_state(atomic_save& save, const trainer<Run>& trained, bool wei
                                      {"window_updates", state.window_updates},
                                      {"total_flos", state.total_flos},
                                      {"diverged_at", state.diverged_at},
+                                     {"owes_evaluation", state.owes_evaluation},
                                      {"best", best}}},
                                    {"history", detail::to_json(state.history)}};
   save.add(detail::manifest_file, manifest.dump(1) + "\n");
@@ -281,6 +282,7 @@ class training_checkpoint {
     state_.window_updates = loop.integer("window_updates");
     state_.total_flos = loop.number("total_flos");
     state_.diverged_at = loop.integer("diverged_at");
+    state_.owes_evaluation = loop.has("owes_evaluation") && loop.boolean("owes_evaluation");
     if (loop.has("best"))
       state_.best = best_evaluation{loop.at("best").number("metric"), loop.at("best").integer("step")};
     state_.history = detail::history_of(manifest_.at("history"));

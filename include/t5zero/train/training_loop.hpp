@@ -52,11 +52,14 @@ struct loop_options {
 /// Why a checkpoint is written: it is its turn, or the run stops here and is to go on from it.
 enum class save_reason : std::uint8_t { due, stopping };
 
-/// What the loop calls. evaluate: evaluates, appends to the state's history and returns whether it is the
-/// best so far. save: writes a checkpoint of the state.
+/// What came of an evaluation between two updates: the best so far, another one, or none.
+enum class evaluation_outcome : std::uint8_t { best, other, ended_by_signal };
+
+/// What the loop calls. evaluate: evaluates and appends to the state's history. save: writes a checkpoint of
+/// the state.
 struct loop_events {
   std::function<double(index_t applied_updates)> learning_rate;
-  std::function<bool(loop_state&, progress_bar&)> evaluate;
+  std::function<evaluation_outcome(loop_state&, progress_bar&)> evaluate;
   std::function<void(const loop_state&, save_reason)> save;
   std::function<void(const log_entry&)> logged;  ///< a line of training figures was printed
 };
@@ -94,6 +97,7 @@ class training_loop {
     bar.advance(state.global_step);
     state.end_epoch_after(steps_.batches_per_epoch);
     if (options_.evaluates_on_start && state.global_step == 0) events_.evaluate(state, bar);
+    if (state.owes_evaluation) result.stopped_by = make_up_for_evaluation(state, bar);
     while (state.global_step < steps_.max_steps && result.stopped_by == 0) {
       const std::vector<index_t> order = order_of(static_cast<std::uint32_t>(state.epoch));
       do {
@@ -201,6 +205,24 @@ class training_loop {
     }
   }
 
+  /// Returns whether a checkpoint is due for it.
+  bool evaluate(loop_state& state, progress_bar& bar) {
+    const evaluation_outcome outcome = events_.evaluate(state, bar);
+    state.owes_evaluation = outcome == evaluation_outcome::ended_by_signal;
+    return options_.saving == interval_strategy::best && outcome == evaluation_outcome::best;
+  }
+  /// Of the update that the run goes on from. Returns the signal that asks to stop, or 0.
+  int make_up_for_evaluation(loop_state& state, progress_bar& bar) {
+    if (options_.evaluating == interval_strategy::no) {
+      state.owes_evaluation = false;
+      return 0;
+    }
+    const bool saves = evaluate(state, bar);
+    const int signal = stop_signal::number();
+    if (saves || signal != 0) events_.save(state, signal != 0 ? save_reason::stopping : save_reason::due);
+    return signal;
+  }
+
   /// Logs, evaluates and saves, in Hugging Face's order. Returns the signal that asks to stop, or 0: after
   /// the last update there is nothing left to stop.
   int after_update(loop_state& state, progress_bar& bar) {
@@ -222,10 +244,7 @@ class training_loop {
     // Any other step leaves its result to a later one: nothing waits for the device.
     if (logs || evaluates || saves || is_last || stop_signal::number() != 0) read_results(state, bar);
     if (logs) log(state, bar);
-    if (evaluates) {
-      const bool is_best = events_.evaluate(state, bar);
-      saves = saves || (options_.saving == interval_strategy::best && is_best);
-    }
+    if (evaluates) saves = evaluate(state, bar) || saves;
     const int signal = is_last ? 0 : stop_signal::number();
     if (signal != 0) read_results(state, bar);  // it came in between
     if (saves || signal != 0) events_.save(state, signal != 0 ? save_reason::stopping : save_reason::due);
