@@ -131,7 +131,8 @@ class translation_job {
                                          [](const text_pair& pair) { return pair.has_target; });
     }
     // A tokenizer that was trained for this run belongs to its checkpoints.
-    if (checkpoint_ && !files_.tokenizer_file)
+    const bool trained_for_this_run = !files_.tokenizer_file;
+    if (checkpoint_ && trained_for_this_run)
       files_.tokenizer_file = checkpoint_->directory() / "spiece.model";
     const bool trains_tokenizer = !files_.tokenizer_file;
     if (trains_tokenizer && train_pairs.empty()) {
@@ -139,17 +140,14 @@ class translation_job {
           "--from_scratch without --do_train has no text to train a tokenizer on: give --tokenizer_name");
     }
     text_.emplace(make_tokenizer(files_, train_pairs, chosen_.source_prefix.value_or("")));
+    if (trains_tokenizer) {
+      std::cerr << "Tokenizer: " << text_->vocab_size() - tokenizer::n_extra_ids
+                << " pieces, trained on the source and target sentences of " << train_pairs.size()
+                << " pairs; --tokenizer_name names another\n";
+    }
     // Made now, so that a tokenizer that could not be saved is refused before training.
     tokenizer_files_.emplace(text_->model(), files_.tokenizer_config);
-    model_shape& shape = files_.config.shape;
-    if (trains_tokenizer || (checkpoint_ && chosen_.from_scratch && !chosen_.tokenizer_name)) {
-      // An own vocabulary, rounded up as the published one is (32100 to 32128).
-      shape.vocab_size = round_up(text_->vocab_size(), 64);
-    }
-    if (text_->vocab_size() > shape.vocab_size) {
-      throw input_error("the tokenizer has " + std::to_string(text_->vocab_size()) + " ids, the model " +
-                        std::to_string(shape.vocab_size) + " embedding rows: they do not belong together");
-    }
+    fit_vocabulary(trained_for_this_run);
     if (chosen_.do_train) {
       train_data_.emplace(tokenize(train_pairs, *text_, chosen_, chosen_.max_target_length, "train"));
       steps_.emplace(train_data_->size(),
@@ -168,6 +166,23 @@ class translation_job {
     if (chosen_.do_predict) {
       test_data_.emplace(tokenize(test_pairs, *text_, chosen_, chosen_.evaluation_target_length(), "test"));
     }
+  }
+
+  /// The embedding rows of a model that begins anew follow its tokenizer; others must have enough. A
+  /// config.json's number stays where it is enough. own_tokenizer: trained for this run.
+  void fit_vocabulary(bool own_tokenizer) {
+    model_shape& shape = files_.config.shape;
+    const index_t ids = text_->vocab_size();
+    const bool follows = own_tokenizer || (chosen_.from_scratch && files_.config.json.empty());
+    // Rounded up as the published one is (32100 to 32128).
+    if (follows || (chosen_.from_scratch && ids > shape.vocab_size)) shape.vocab_size = round_up(ids, 64);
+    if (ids <= shape.vocab_size) return;
+    const std::string flag =
+        chosen_.tokenizer_name ? "--tokenizer_name " + *chosen_.tokenizer_name + ": " : "";
+    throw input_error(flag + files_.tokenizer_file->string() + " has " + std::to_string(ids) + " ids, " +
+                      files_.source + " " + std::to_string(shape.vocab_size) +
+                      " embedding rows: they do not belong together; give the model's own tokenizer" +
+                      (chosen_.tokenizer_name ? ", which is found without the flag" : ""));
   }
 
   void build_trainer() {

@@ -121,6 +121,16 @@ inline generation_config find_generation_config(const options& chosen, const mod
   return parse_generation_config(config.json, "config.json");
 }
 
+/// Some configs say 32100, the tokenizer's size, where the weights have 32128 rows. Any other difference is
+/// of files that do not belong together. Throws input_error.
+inline void check_vocabulary(const std::filesystem::path& config, index_t said, index_t rows) {
+  constexpr index_t most_padding = 128;
+  if (rows >= said && rows - said < most_padding) return;
+  throw input_error(config.string() + ": \"vocab_size\" is " + std::to_string(said) +
+                    ", and the weights have " + std::to_string(rows) +
+                    " embedding rows: they do not belong together; fetch both again");
+}
+
 /// Finds and reads config.json, weights and spiece.model. Throws input_error. compiled, model_name: the run's
 /// own shape and its name.
 inline model_files find_model(const options& chosen, const model_shape& compiled, std::string_view model_name,
@@ -135,8 +145,10 @@ inline model_files find_model(const options& chosen, const model_shape& compiled
       files.config = published_config(compiled);
     } else {
       const char* flag = chosen.config_name ? "--config_name" : "--model_name_or_path";
-      files.config = read_model_config(resolve(hub_kind::model, name, chosen.model_revision, cache, flag) /
-                                       "config.json");
+      const std::filesystem::path own = resolve(hub_kind::model, name, chosen.model_revision, cache, flag);
+      files.config = read_model_config(own / "config.json");
+      std::error_code ignored;
+      if (std::filesystem::exists(own / "spiece.model", ignored)) files.tokenizer_file = own / "spiece.model";
     }
     files.source = "T5's initialisation";
   } else {
@@ -150,8 +162,10 @@ inline model_files find_model(const options& chosen, const model_shape& compiled
     files.weights = tensor_archive::open_model(directory);
     files.config.shape.ties_embeddings = ties_embeddings(*files.weights, files.config.shape.ties_embeddings);
     if (const stored_tensor* shared = files.weights->find("shared.weight")) {
-      if (shared->shape.size() == 2)
-        files.config.shape.vocab_size = shared->shape[0];  // some configs say 32100
+      if (shared->shape.size() == 2) {
+        check_vocabulary(config_directory / "config.json", files.config.shape.vocab_size, shared->shape[0]);
+        files.config.shape.vocab_size = shared->shape[0];
+      }
     }
   }
   files.generation = find_generation_config(chosen, files.config, directory);

@@ -1,0 +1,86 @@
+// Models that begin anew: which tokenizer they have, and that their vocabulary fits it.
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "catch.hpp"
+#include "program/training_sandbox.hpp"
+
+using t5zero_test::outcome;
+using t5zero_test::training_sandbox;
+using t5zero_test::words;
+
+namespace {
+
+/// The vocab_size of a saved model.
+int vocabulary(const training_sandbox& place, const std::string& directory) {
+  return nlohmann::json::parse(place.file(directory + "/config.json"))["vocab_size"].get<int>();
+}
+
+}  // namespace
+
+TEST_CASE("tokenizer and vocabulary of a model from scratch", "[program]") {
+  const training_sandbox place;
+  const outcome first =
+      place.trains({"--output_dir", "first", "--max_steps", "1", "--max_train_samples", "9"});
+  INFO(first.err);
+  REQUIRE(first.code == 0);
+  CHECK(first.err.find("pieces, trained on the source and target sentences of 9 pairs") != std::string::npos);
+  const int fitted = vocabulary(place, "first");
+
+  // A named tokenizer: fitted as well.
+  const outcome named =
+      place.trains({"--output_dir", "named", "--max_steps", "1", "--tokenizer_name", "first"});
+  INFO(named.err);
+  REQUIRE(named.code == 0);
+  CHECK(vocabulary(place, "named") == fitted);
+  CHECK(place.file("named/spiece.model") == place.file("first/spiece.model"));
+
+  // A directory's tokenizer and vocabulary are its own; rows that are too few are added.
+  nlohmann::json config = nlohmann::json::parse(place.file("first/config.json"));
+  for (const int size : {fitted + 640, 64}) {
+    config["vocab_size"] = size;
+    place.write("first/config.json", config.dump());
+    const outcome again = place.trains(
+        {"--output_dir", "again", "--overwrite_output_dir", "--max_steps", "1", "--config_name", "first"});
+    INFO(again.err);
+    REQUIRE(again.code == 0);
+    CHECK(again.err.find("pieces, trained") == std::string::npos);
+    CHECK(vocabulary(place, "again") == (size > fitted ? size : fitted));
+    CHECK(place.file("again/spiece.model") == place.file("first/spiece.model"));
+  }
+
+  // The weights of another model.
+  const words trains = {std::string(T5ZERO_BIN_DIR) + "/t5_tiny_plain",
+                        "--model_name_or_path",
+                        "first",
+                        "--source_lang",
+                        "en",
+                        "--target_lang",
+                        "ro",
+                        "--train_file",
+                        "train.jsonl",
+                        "--do_train",
+                        "--max_steps",
+                        "1",
+                        "--output_dir",
+                        "other"};
+  config["vocab_size"] = 10;
+  place.write("first/config.json", config.dump());
+  outcome refused = place.run(trains);
+  CHECK(refused.code == 2);
+  CHECK(refused.err.find("first/config.json: \"vocab_size\" is 10, and the weights have") !=
+        std::string::npos);
+  // A tokenizer of another model.
+  const outcome large = place.trains({"--output_dir", "large", "--max_steps", "1"});
+  REQUIRE(large.code == 0);
+  config["vocab_size"] = fitted;
+  place.write("first/config.json", config.dump());
+  words with_other = trains;
+  with_other.insert(with_other.end(), {"--tokenizer_name", "large"});
+  refused = place.run(with_other);
+  INFO(refused.err);
+  CHECK(refused.code == 2);
+  CHECK(refused.err.find("--tokenizer_name large: ") != std::string::npos);
+  CHECK(refused.err.find("found without the flag") != std::string::npos);
+}
