@@ -132,6 +132,10 @@ TEST_CASE("spelling follows argparse") {
             "ambiguous option: --learning could match --learning_rate, --learning-rate"));
   CHECK(
       has(refusal({"--lerning_rate", "1"}), "unknown option --lerning_rate; did you mean --learning_rate?"));
+  CHECK(has(refusal({"--foo"}), "unknown option --foo; --help-all lists every option"));
+  CHECK(has(refusal({"--output"}), "ambiguous option: --output could match --output_dir"));
+  CHECK(has(refusal({"--no-do_train"}), "unknown option --no_do_train"));
+  CHECK(parse_with({"--no-use_fast_tokenizer"}).notice.find("--use_fast_tokenizer") != std::string::npos);
   CHECK(has(refusal({"--max_steps"}), "--max_steps: a value is needed"));
   CHECK(has(refusal({"stray"}), "'stray' belongs to no option"));
   CHECK(has(refusal({"--"}), "'--' belongs to no option"));
@@ -171,7 +175,8 @@ TEST_CASE("bad values name flag, value and repair") {
   CHECK(has(refusal({"--per_device_train_batch_size", "0"}),
             "--per_device_train_batch_size 0: a batch of at least 1 sentence is needed"));
   CHECK(has(refusal({"--per_device_train_batch_size", "1.5"}), "--per_device_train_batch_size 1.5"));
-  CHECK(has(refusal({"--per_device_train_batch_size", "99999999999999999999"}), "99999999999999999999"));
+  CHECK(has(refusal({"--per_device_train_batch_size", "99999999999999999999"}),
+            "99999999999999999999: too large; at most 65536 is allowed"));
   CHECK(has(refusal({"--learning_rate", "-1e-4"}), "--learning_rate -1e-4: a rate of at least 0 is needed"));
   CHECK(has(refusal({"--learning_rate", "nan"}), "--learning_rate nan"));
   CHECK(has(refusal({"--learning_rate", "fast"}), "--learning_rate fast"));
@@ -179,6 +184,8 @@ TEST_CASE("bad values name flag, value and repair") {
   CHECK(has(refusal({"--adam_beta2", "1"}), "in [0,1)"));
   CHECK(has(refusal({"--lr_scheduler_type", "reduce_lr_on_plateau"}), "one of linear, cosine"));
   CHECK(has(refusal({"--optim", "sgd"}), "one of adamw_torch, adamw_torch_fused, adafactor"));
+  CHECK(has(refusal({"--optim", "adamw_hf"}), "in place of adamw_hf use adamw_torch"));
+  CHECK(has(refusal({"--report_to", "foo"}), "--report_to foo: no such tracker; known are azure_ml"));
   CHECK(has(refusal({"--logging_steps", "1.5"}), "--logging_steps 1.5"));
   CHECK(has(refusal({"--logging_steps", "0"}), "--logging_steps 0"));
   CHECK(has(refusal({"--fp16", "--bf16"}), "At most one of fp16 and bf16 can be True, but not both"));
@@ -202,6 +209,13 @@ TEST_CASE("words of a file beside the program stand before the command line") {
   CHECK(chosen.model_name_or_path == "m");
 }
 
+TEST_CASE("numbers that stand for none") {
+  CHECK(parse_with({"--max_steps", "-5"}).max_steps == -1);
+  CHECK(parse_with({"--max_steps", "0"}).max_steps == -1);
+  CHECK(!parse_with({"--save_total_limit", "0"}).save_total_limit);
+  CHECK(parse_with({"--save_total_limit", "1"}).save_total_limit == 1);
+}
+
 TEST_CASE("values of a schedule") {
   const auto kwargs = [](const std::string& type, const std::string& json) {
     return refusal({"--lr_scheduler_type", type, "--lr_scheduler_kwargs", json});
@@ -209,6 +223,8 @@ TEST_CASE("values of a schedule") {
   CHECK(kwargs("cosine_with_restarts", R"({"num_cycles": 2})") == "nothing thrown");
   CHECK(kwargs("cosine_with_min_lr", R"({"min_lr": 1e-6})") == "nothing thrown");
   CHECK(has(kwargs("cosine_with_min_lr", "{}"), "one of min_lr and min_lr_rate is needed"));
+  CHECK(has(refusal({"--lr_scheduler_type", "cosine_with_min_lr"}),
+            "--lr_scheduler_type cosine_with_min_lr without --lr_scheduler_kwargs: one of min_lr"));
   CHECK(has(kwargs("cosine_with_min_lr", R"({"min_lr": 1, "min_lr_rate": 1})"), "one of min_lr"));
   CHECK(has(kwargs("linear", R"({"num_cycles": 2})"), "linear has no num_cycles; it takes no keys"));
   CHECK(has(kwargs("polynomial", R"({"lr_end": 1})"), "must be smaller than initial lr"));
@@ -352,6 +368,6 @@ TEST_CASE("an executable of one run refuses flags against its type") {
 TEST_CASE("beams have a bound", "[cli]") {
   for (const std::string flag : {"--num_beams", "--generation_num_beams"}) {
     CHECK_NOTHROW(parse_with({flag, "1024"}));
-    CHECK(has(refusal({flag, "1025"}), flag + " 1025: at most 1024 is needed"));
+    CHECK(has(refusal({flag, "1025"}), flag + " 1025: too large; at most 1024 is allowed"));
   }
 }

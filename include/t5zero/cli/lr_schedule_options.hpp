@@ -63,6 +63,10 @@ class lr_scheduler_kwargs {
     }
   }
   [[noreturn]] void fail(const std::string& what) const {
+    if (text_.empty()) {
+      throw input_error("--lr_scheduler_type " + std::string(to_string(kind_)) +
+                        " without --lr_scheduler_kwargs: " + what);
+    }
     throw input_error("--lr_scheduler_kwargs " + text_ + ": " + what);
   }
 
@@ -77,7 +81,8 @@ class lr_scheduler_kwargs {
 [[nodiscard]] inline double least_share(lr_scheduler_kwargs& kwargs, double learning_rate) {
   const std::optional<double> rate = kwargs.number("min_lr", 0.0);
   const std::optional<double> share = kwargs.number("min_lr_rate", 0.0);
-  if (rate.has_value() == share.has_value()) kwargs.fail("one of min_lr and min_lr_rate is needed");
+  if (rate.has_value() == share.has_value())
+    kwargs.fail("one of min_lr and min_lr_rate is needed, e.g. '{\"min_lr_rate\": 0.1}'");
   return share ? *share : learning_rate > 0 ? *rate / learning_rate : 0.0;
 }
 

@@ -54,16 +54,16 @@ class option_binder {
   void integer(const std::string& name, Field& field, index_t low, std::string_view words,
                index_t high = largest_count) {
     setters_[name] = [&field, name, low, high, words](const std::string& value) {
-      const index_t number = parse_integer(name, value, words);
+      const index_t number = parse_integer(name, value, words, high);
       if (number < low) fail(name, value, words);
-      if (number > high) fail(name, value, "at most " + std::to_string(high));
+      if (number > high) too_large(name, value, high);
       field = static_cast<index_t>(number);
     };
   }
   void seed(const std::string& name, std::function<void(std::uint64_t)> store) {
     setters_[name] = [store = std::move(store), name](const std::string& value) {
       constexpr std::string_view words = "an integer from 0 to 4294967295";
-      const index_t number = parse_integer(name, value, words);
+      const index_t number = parse_integer(name, value, words, index_t{0xffffffff});
       if (number < 0 || number > index_t{0xffffffff}) fail(name, value, words);
       store(static_cast<std::uint64_t>(number));
     };
@@ -93,10 +93,11 @@ class option_binder {
       field = step_count{*parsed};
     };
   }
-  /// One of a list of words.
+  /// One of a list of words; `hint` follows the list of an error.
   template <class Enum>
-  void choice(const std::string& name, Enum& field, std::vector<std::pair<std::string_view, Enum>> words) {
-    setters_[name] = [&field, name, words = std::move(words)](const std::string& value) {
+  void choice(const std::string& name, Enum& field, std::vector<std::pair<std::string_view, Enum>> words,
+              std::string_view hint = {}) {
+    setters_[name] = [&field, name, words = std::move(words), hint](const std::string& value) {
       std::string list;
       for (const auto& [word, meaning] : words) {
         if (value == word) {
@@ -105,7 +106,7 @@ class option_binder {
         }
         list.append(list.empty() ? "" : ", ").append(word);
       }
-      fail(name, value, "one of " + list);
+      fail(name, value, "one of " + list, hint);
     };
   }
 
@@ -115,12 +116,17 @@ class option_binder {
     return found == setters_.end() ? nullptr : &found->second;
   }
 
-  [[noreturn]] static void fail(const std::string& name, const std::string& value, std::string_view words) {
+  [[noreturn]] static void fail(const std::string& name, const std::string& value, std::string_view words,
+                                std::string_view hint = {}) {
     throw input_error("--" + name + " " + (value.empty() ? "''" : value) + ": " + std::string(words) +
-                      " is needed");
+                      " is needed" + std::string(hint));
   }
 
  private:
+  [[noreturn]] static void too_large(const std::string& name, const std::string& value, index_t high) {
+    throw input_error("--" + name + " " + value + ": too large; at most " + std::to_string(high) +
+                      " is allowed");
+  }
   [[nodiscard]] static std::optional<double> parse_number(const std::string& text) {
     // Python's float() takes a plus sign, from_chars does not.
     const char* first = text.data() + (text.starts_with("+") && !text.starts_with("+-") ? 1 : 0);
@@ -131,11 +137,13 @@ class option_binder {
     return value;
   }
   [[nodiscard]] static index_t parse_integer(const std::string& name, const std::string& text,
-                                             std::string_view words) {
+                                             std::string_view words, index_t high) {
     index_t value = 0;
     const char* first = text.data() + (text.starts_with("+") && !text.starts_with("+-") ? 1 : 0);
     const char* last = text.data() + text.size();
     const auto result = std::from_chars(first, last, value);
+    if (result.ec == std::errc::result_out_of_range && result.ptr == last && *first != '-')
+      too_large(name, text, high);
     if (result.ec != std::errc{} || result.ptr != last) fail(name, text, words);
     return value;
   }

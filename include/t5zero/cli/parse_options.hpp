@@ -86,7 +86,8 @@ inline void bind_training(option_binder& bind, options& to) {
   bind.integer("gradient_accumulation_steps", to.gradient_accumulation_steps, 1,
                "a number of micro-batches of at least 1", largest_batch);
   bind.number("num_train_epochs", to.num_train_epochs, {0, 1e9, "a number of epochs of at least 0"});
-  bind.integer("max_steps", to.max_steps, -1, "a number of updates, or -1 for none,");
+  // As in Hugging Face, nothing below 1 is a number of updates.
+  bind.integer("max_steps", to.max_steps, -largest_count, "a number of updates, or -1 for none,");
   bind.boolean("dataloader_drop_last", to.dataloader_drop_last);
   bind.boolean("group_by_length", to.group_by_length);
   bind.choice("train_sampling_strategy", to.group_by_length, {{"random", false}, {"group_by_length", true}});
@@ -109,7 +110,8 @@ inline void bind_training(option_binder& bind, options& to) {
   bind.choice<std::string>("optim", to.optim,
                            {{"adamw_torch", "adamw_torch"},
                             {"adamw_torch_fused", "adamw_torch_fused"},
-                            {"adafactor", "adafactor"}});
+                            {"adafactor", "adafactor"}},
+                           "; in place of adamw_hf use adamw_torch");
   bind.boolean("adafactor", to.adafactor);
 }
 
@@ -136,7 +138,9 @@ inline void bind_running(option_binder& bind, options& to) {
   when_saving.emplace_back("best", interval_strategy::best);
   bind.choice("save_strategy", to.save_strategy, when_saving);
   bind.steps("save_steps", to.save_steps, 1);
-  bind.integer("save_total_limit", to.save_total_limit, 1, "a number of checkpoints of at least 1");
+  // As in Hugging Face, nothing below 1 is a limit.
+  bind.integer("save_total_limit", to.save_total_limit, -largest_count,
+               "a number of checkpoints, or 0 for all,");
   bind.choice<save_dtype_choice>("save_dtype", to.save_dtype,
                                  {{"auto", save_dtype_choice::automatic},
                                   {"fp32", save_dtype_choice::fp32},
@@ -193,6 +197,17 @@ inline std::string apply_verdicts(const given_arguments& given) {
         .append(")");
   }
   return notice;
+}
+
+/// Refuses what transformers has no integration of.
+inline void check_tracker(const std::string& name) {
+  constexpr std::array<std::string_view, 13> known = {
+      "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive",    "flyte",
+      "mlflow",   "neptune", "swanlab",    "trackio",  "wandb",   "tensorboard"};
+  if (std::find(known.begin(), known.end(), name) != known.end()) return;
+  std::string list;
+  for (const std::string_view one : known) list.append(one).append(", ");
+  throw input_error("--report_to " + name + ": no such tracker; known are " + list + "all and none");
 }
 
 inline void check_file(std::string_view flag, const std::optional<std::string>& file) {
@@ -363,6 +378,7 @@ inline std::string run_parser(const given_arguments& given, const option_binder&
   std::istringstream trackers(chosen.report_to);
   for (std::string tracker; trackers >> tracker;) {
     if (tracker == "none" || tracker == "all" || tracker == "tensorboard") continue;
+    detail::check_tracker(tracker);
     chosen.notice.append(chosen.notice.empty() ? "accepted without effect: " : "; ")
         .append("--report_to " + tracker + " (tensorboard is the one tracker that is written)");
   }
@@ -375,6 +391,8 @@ inline std::string run_parser(const given_arguments& given, const option_binder&
     }
     chosen.predict_with_generate = false;
   }
+  if (chosen.max_steps < 1) chosen.max_steps = -1;
+  if (chosen.save_total_limit.value_or(1) < 1) chosen.save_total_limit.reset();
   detail::check_options(chosen);
   // As in Hugging Face: whoever evaluates during training also evaluates at its end.
   if (chosen.eval_strategy != interval_strategy::no) chosen.do_eval = true;

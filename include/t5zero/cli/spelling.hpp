@@ -84,24 +84,35 @@ inline std::size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
-inline std::string nearest_option(std::string_view name) {
+/// The one of `names` that `name` was probably meant to be; empty if none is close.
+template <class Names>
+std::string nearest_name(std::string_view name, const Names& names) {
   std::string nearest;
-  std::size_t best = static_cast<std::size_t>(-1);
+  std::size_t best = 2 + name.size() / 5;  // letters that may differ, and one
   std::string folded(name);
   std::replace(folded.begin(), folded.end(), '-', '_');
-  for (const argument_verdict& row : argument_table()) {
-    const std::size_t distance = edit_distance(folded, row.name);
-    if (distance < best) {
+  for (const std::string_view known : names) {
+    const std::size_t distance = edit_distance(folded, known);
+    // A word that has nothing of the other is no misspelling of it.
+    if (distance < best && distance < folded.size()) {
       best = distance;
-      nearest = row.name;
+      nearest = known;
     }
   }
   return nearest;
+}
+inline std::string nearest_option(std::string_view name) {
+  std::vector<std::string_view> names;
+  for (const argument_verdict& row : argument_table()) names.push_back(row.name);
+  return nearest_name(name, names);
 }
 
 /// argparse: exact names win, else a prefix that exactly one option string has.
 inline option_string resolve_option(const std::string& name) {
   static const std::vector<option_string> all = all_option_strings();
+  // --no-x_y too, which argparse does not know.
+  if (name.starts_with("no-") && name.find('_') != std::string::npos)
+    return resolve_option("no_" + name.substr(3));
   std::vector<option_string> matches;
   for (const option_string& candidate : all) {
     if (candidate.text == name) return candidate;
@@ -109,8 +120,11 @@ inline option_string resolve_option(const std::string& name) {
   }
   if (matches.size() == 1) return matches.front();
   if (matches.empty()) {
-    throw input_error("unknown option --" + name + "; did you mean --" + nearest_option(name) +
-                      "? (--help-all lists every option)");
+    const std::string nearest = nearest_option(name);
+    throw input_error("unknown option --" + name +
+                      (nearest.empty()
+                           ? "; --help-all lists every option"
+                           : "; did you mean --" + nearest + "? (--help-all lists every option)"));
   }
   // A prefix that stops before the first separator matches both spellings of one argument: ambiguous in
   // argparse. With several arguments the dashed spellings only repeat the others.
@@ -166,8 +180,10 @@ inline void store(given_arguments& given, const option_string& option, std::vect
   for (const auto& [key, value] : root.items()) {
     const argument_verdict* row = find_argument(key);
     if (row == nullptr) {
-      throw input_error(path + ": unknown argument \"" + key + "\"; did you mean \"" +
-                        detail::nearest_option(key) + "\"?");
+      const std::string nearest = detail::nearest_option(key);
+      throw input_error(
+          path + ": unknown argument \"" + key + "\"; " +
+          (nearest.empty() ? "--help-all lists every argument" : "did you mean \"" + nearest + "\"?"));
     }
     if (value.is_null()) continue;
     std::vector<std::string> values;

@@ -74,7 +74,7 @@ inline constexpr std::array<argument_verdict, 152> training_arguments = {{
     {"save_steps", argument_kind::value, verdict::honoured, "500",
      "updates between checkpoints; in (0,1): a share of all"},
     {"save_total_limit", argument_kind::value, verdict::honoured, "",
-     "checkpoints to keep; the best one stays"},
+     "checkpoints to keep, below 1 all; the best one stays"},
     {"save_safetensors", argument_kind::on_flag, verdict::accepted, "True",
      "safetensors is the only format written"},
     {"save_on_each_node", argument_kind::flag, verdict::accepted, "False", "there is one node"},
