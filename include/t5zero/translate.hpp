@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <iostream>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -21,6 +22,7 @@
 #include <t5zero/io/line_reader.hpp>
 #include <t5zero/io/line_writer.hpp>
 #include <t5zero/io/weights.hpp>
+#include <t5zero/model/generation_options.hpp>
 #include <t5zero/train/report.hpp>
 #include <t5zero/train/run.hpp>
 #include <t5zero/train/trainer.hpp>
@@ -105,6 +107,37 @@ class line_translator {
   return setup;
 }
 
+/// Refuses what the generation would refuse. source: of the model. Throws input_error.
+inline void check_generation(const generation_options& how, index_t vocab_size, const std::string& source) {
+  if (how.num_beams > vocab_size) {
+    throw input_error("--num_beams " + std::to_string(how.num_beams) + ": the model has only " +
+                      std::to_string(vocab_size) + " tokens; give fewer");
+  }
+  try {
+    check_generation_options(how, vocab_size);
+  } catch (const contract_error&) {
+    // All else is checked where it is read.
+    throw input_error("the generation_config.json of " + source + ": the id of a token is not below " +
+                      std::to_string(vocab_size) + ", the model's embedding rows; mend it");
+  }
+}
+
+/// Drops the first line that is not UTF-8 and those after it; what is wrong with it, if there is one.
+/// first_line: of the whole input, from 0.
+[[nodiscard]] inline std::optional<input_error> cut_at_wrong_line(std::vector<std::string>& lines,
+                                                                  const std::string& input,
+                                                                  index_t first_line) {
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    try {
+      detail::check_utf8(lines[i], input + ":" + std::to_string(first_line + 1 + static_cast<index_t>(i)));
+    } catch (const input_error& wrong) {
+      lines.resize(i);
+      return wrong;
+    }
+  }
+  return std::nullopt;
+}
+
 /// Throws input_error if the translations would take the place of what is translated.
 inline void check_distinct_files(const translate_options& chosen) {
   if (chosen.input == "-" || chosen.output == "-") return;
@@ -135,6 +168,7 @@ int translate(int argc, char** argv) {
     using translator = cli::line_translator<Run>;
     const batch_shape largest = translator::largest_batch(chosen);
     const model_shape& shape = files.config.shape;
+    cli::check_generation(how, shape.vocab_size, files.source);
     const memory_plan plan =
         Run::plan(shape, largest, trainer<Run>::plan_options_of(translator::settings(chosen, how, shape)));
     if (chosen.plan) {
@@ -149,19 +183,18 @@ int translate(int argc, char** argv) {
                            "--max_length, or use --bf16");
     }
     cli::check_distinct_files(chosen);
+    if (!chosen.notice.empty()) std::cerr << chosen.notice << "\n";
     line_reader input(chosen.input);
     line_writer output(chosen.output, "--output");
     translator translates(files, chosen, how);
     for (;;) {
       const index_t first = input.count();
-      const std::vector<std::string> lines = input.next(chosen.batch_size);
+      std::vector<std::string> lines = input.next(chosen.batch_size);
       if (lines.empty()) break;
-      for (std::size_t i = 0; i < lines.size(); ++i) {
-        detail::check_utf8(lines[i],
-                           input.name() + ":" + std::to_string(first + 1 + static_cast<index_t>(i)));
-      }
+      const std::optional<input_error> wrong = cli::cut_at_wrong_line(lines, input.name(), first);
       for (const std::string& line : translates.translate(lines, first)) output.add(line);
       output.flush();
+      if (wrong) throw *wrong;
     }
     output.finish();
     if (translates.cut() > 0) {

@@ -2,6 +2,9 @@
 #include <t5zero/cli/translate_options.hpp>
 
 #include <array>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "catch.hpp"
 
@@ -17,4 +20,69 @@ TEST_CASE("the model's length holds where it says one, else 128", "[cli]") {
   CHECK(length({{"max_new_tokens", 20}}, "") == 21);
   CHECK(length({{"max_length", 300}}, "") == 300);
   CHECK(length({{"max_length", 300}}) == 64);
+}
+
+namespace {
+
+t5zero::translate_options parse(std::vector<const char*> words) {
+  words.insert(words.begin(), "translate");
+  return t5zero::parse_translate_options(static_cast<int>(words.size()), words.data());
+}
+std::string refusal(const std::vector<const char*>& words) {
+  try {
+    (void)parse(words);
+  } catch (const t5zero::input_error& refused) {
+    return refused.what();
+  }
+  return "nothing thrown";
+}
+
+}  // namespace
+
+TEST_CASE("spellings of translate's flags", "[cli]") {
+  const auto chosen = parse({"--num-b", "4", "m", "--source_prefix=", "--early", "never",
+                             "--length-penalty=-1", "--input", "--a b"});
+  CHECK(chosen.model_name_or_path == "m");
+  CHECK(chosen.generation.num_beams == 4);
+  CHECK(chosen.generation.early_stopping == t5zero::early_stopping_rule::never);
+  CHECK(chosen.generation.length_penalty == -1.0);
+  CHECK(chosen.input == "--a b");
+  CHECK(chosen.source_prefix.empty());
+  CHECK(parse({"--model_name_or_path", "m"}).model_name_or_path == "m");
+  CHECK(parse({"--help"}).help_text.find("the model's, else 128") != std::string::npos);
+  CHECK(parse({"-h"}).help_text.find("REQUIRED") == std::string::npos);
+}
+
+TEST_CASE("translate's refusals name flag, value and range", "[cli]") {
+  const std::vector<std::pair<std::vector<const char*>, const char*>> cases = {
+      {{"m", "--num_beams", "0"}, "--num_beams 0: a number of beams of at least 1 is needed"},
+      {{"m", "--num_beams", "1025"}, "--num_beams 1025: too large; at most 1024 is allowed"},
+      {{"m", "--temperature", "nan"}, "--temperature nan: a number above 0 is needed"},
+      {{"m", "--top_p", "1.5"}, "--top_p 1.5: a share above 0 and at most 1 is needed"},
+      {{"m", "--early_stopping", "maybe"}, "--early_stopping maybe: one of true, True, false, False, never"},
+      {{"m", "--num_beam_groups", "2"}, "unknown option --num_beam_groups"},
+      {{"m", "--num_beems", "2"}, "did you mean --num_beams?"},
+      {{"m", "--max", "2"}, "ambiguous option: --max could match --max_source_length, --max_length"},
+      {{"m", "--num_beams"}, "--num_beams: a value is needed after it"},
+      {{"m", "--do_sample=1"}, "--do_sample takes no value"},
+      {{"m", "-x"}, "unknown option -x"},
+      {{"m", "n"}, "--help lists the flags"},
+      {{"m", "--model_name_or_path", "n"}, "the model is named twice"},
+      {{"--num_beams", "2"}, "no model"},
+      {{"m", "--fp16", "--bf16"}, "--fp16 --bf16"},
+      {{"m", "--do_sample", "--num_beams", "2"}, "sampling goes with one beam"}};
+  for (const auto& [words, text] : cases) {
+    CAPTURE(text, refusal(words));
+    CHECK(refusal(words).find(text) != std::string::npos);
+  }
+}
+
+TEST_CASE("flags of translate that change nothing are named", "[cli]") {
+  CHECK(parse({"m", "--do_sample", "--top_k", "3"}).notice.empty());
+  CHECK(parse({"m", "--num_beams", "2", "--early_stopping", "true"}).notice.empty());
+  CHECK(parse({"m", "--top_k", "3", "--length_penalty", "2"}).notice ==
+        "--top_k has no effect without --do_sample\n"
+        "--length_penalty has no effect with one beam (--num_beams)");
+  CHECK(parse({"m", "--min_length", "9", "--max_length", "5"}).notice ==
+        "--min_length 9 is above --max_length 5: every translation is cut at the latter");
 }

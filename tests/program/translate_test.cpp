@@ -250,6 +250,21 @@ TEST_CASE("translations take the place of nothing but an earlier output", "[prog
     CHECK(translate({"--input", "wrong.txt", "--output", "out.txt", "--batch_size", "1"}).code == 2);
     CHECK(place.contents() == before);
   }
+  SECTION("the lines before one that is wrong are translated") {
+    const outcome right = translate({"--input", "in.txt"});
+    place.write("half.txt", "One.\n\nTwo.\nT\xff\nThree.\n");
+    const outcome half = translate({"--input", "half.txt", "--batch_size", "16"});
+    CHECK(half.code == 2);
+    CHECK(half.err.find("half.txt:4: not UTF-8") != std::string::npos);
+    CHECK(half.out == right.out);
+  }
+  SECTION("what a generation would refuse names the file") {
+    place.write("model/generation_config.json", R"({"forced_eos_token_id": 1000000})");
+    const outcome forced = translate({"--input", "in.txt"});
+    CHECK(forced.code == 2);
+    CHECK(forced.err.find("the id of a token is not below") != std::string::npos);
+    CHECK(forced.err.find(".hpp") == std::string::npos);
+  }
   SECTION("else it is replaced") {
     const outcome streamed = translate({"--input", "in.txt"});
     REQUIRE(streamed.code == 0);

@@ -56,7 +56,10 @@ class generation_config_reader {
   void number(const char* key, Number& to, double above, double most) const {
     if (!has(key)) return;
     const double value = json_[key].is_number() ? json_[key].get<double>() : above;
-    if (!(value > above) || value > most) refuse(key, "a number of its range is needed");
+    if (!(value > above) || value > most) {
+      refuse(key, "a number above " + shown(nlohmann::json(above)) + " and at most " +
+                      shown(nlohmann::json(most)) + " is needed");
+    }
     to = static_cast<Number>(value);
   }
   void boolean(const char* key, bool& to) const {
