@@ -138,6 +138,29 @@ TEST_CASE("at the end of an epoch there is nothing to skip", "[program]") {
   CHECK(place.losses("on") == place.losses("run"));
 }
 
+TEST_CASE("a finished run that is started again keeps its figures", "[program]") {
+  const training_sandbox place;
+  REQUIRE(place.trains({"--output_dir", "run", "--max_steps", "9"}).code == 0);
+  const std::string model = place.file("run/model.safetensors");
+  const std::string figures = place.file("run/train_results.json");
+  const std::string log = place.file("run/trainer_state.json");
+  const outcome again = place.trains({"--output_dir", "run", "--max_steps", "9"});
+  INFO(again.err);
+  REQUIRE(again.code == 0);
+  CHECK(again.err.find("Nothing is left to train: the checkpoint stands after update 9") !=
+        std::string::npos);
+  CHECK(place.file("run/model.safetensors") == model);
+  CHECK(place.file("run/train_results.json") == figures);
+  CHECK(place.file("run/trainer_state.json") == log);
+  CHECK(place.losses("run").size() == 1);
+  // In another directory there is no earlier log.
+  REQUIRE(place
+              .trains({"--output_dir", "other", "--max_steps", "9", "--resume_from_checkpoint",
+                       "run/checkpoint-9"})
+              .code == 0);
+  CHECK(place.losses("other") == place.losses("run"));
+}
+
 TEST_CASE("checkpoints that cannot be gone on from", "[program]") {
   const training_sandbox place;
   REQUIRE(place.trains({"--output_dir", "run", "--max_steps", "27"}).code == 0);
@@ -157,7 +180,9 @@ TEST_CASE("checkpoints that cannot be gone on from", "[program]") {
   const outcome other = place.trains({"--output_dir", "o", "--resume_from_checkpoint", last, "--seed", "7"});
   CHECK(other.err.find("run/checkpoint-18") == std::string::npos);
   refused({"--output_dir", "o", "--resume_from_checkpoint", "True"},
-          {"Can't find a valid checkpoint at True"});
+          {"--resume_from_checkpoint: Can't find a valid checkpoint at True, which does not exist"});
+  refused({"--output_dir", "run", "--resume_from_checkpoint", "train.jsonl"},
+          {"at train.jsonl, which is a file", "the last one in --output_dir is run/checkpoint-27"});
   refused({"--output_dir", "o", "--resume_from_checkpoint", "run"},
           {"Can't find a valid checkpoint at run", "t5zero_checkpoint.json"});
   refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--max_train_samples", "100"},

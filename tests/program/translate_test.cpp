@@ -208,6 +208,9 @@ TEST_CASE("a model's generation_config.json, and one named on the command line",
   ended = predict({"--generation_config", wrong});
   CHECK(ended.code == 2);
   CHECK(ended.err.find("wrong.json: \"num_beam_groups\" is 3") != std::string::npos);
+  ended = predict({"--generation_config", "nosuch.json"});
+  CHECK(ended.code == 2);
+  CHECK(ended.err.find("--generation_config nosuch.json: no such file") != std::string::npos);
   // Its keys survive a training.
   REQUIRE(place
               .run({bin + "/t5_tiny_plain", "--model_name_or_path", "model", "--train_file",

@@ -129,6 +129,8 @@ class run_marker {
   } catch (const input_error& failure) {
     throw input_error("--output_dir " + std::string(failure.what()) +
                       ": wait for its end, or name another directory");
+  } catch (const io_error& failure) {
+    throw io_error("--output_dir " + std::string(failure.what()) + "; name another directory");
   }
 }
 
@@ -155,7 +157,16 @@ class run_marker {
     throw input_error(
         "--resume_from_checkpoint is empty (an unset variable?); name a checkpoint, or leave the flag out");
   }
-  if (chosen.resume_from_checkpoint) return fs::path(*chosen.resume_from_checkpoint);
+  if (chosen.resume_from_checkpoint) {
+    const fs::path named = *chosen.resume_from_checkpoint;
+    if (fs::is_directory(named, ignored)) return named;
+    const std::vector<checkpoint_directory> there = find_checkpoints(output);
+    throw input_error("--resume_from_checkpoint: Can't find a valid checkpoint at " + named.string() +
+                      (fs::exists(named, ignored) ? ", which is a file" : ", which does not exist") +
+                      "; give a directory" +
+                      (there.empty() ? " such as output_dir/checkpoint-500"
+                                     : ", the last one in --output_dir is " + there.back().path.string()));
+  }
   if (chosen.overwrite_output_dir || !fs::is_directory(output, ignored) || holds_nothing(output))
     return std::nullopt;
   const std::vector<checkpoint_directory> checkpoints = find_checkpoints(output);

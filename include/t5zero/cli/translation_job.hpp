@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <ctime>
 #include <filesystem>
@@ -129,6 +130,11 @@ class translation_job {
       test_pairs = read_split(chosen_, "test", chosen_.test_file, "--test_file", chosen_.max_predict_samples);
       test_has_references_ = std::all_of(test_pairs.begin(), test_pairs.end(),
                                          [](const text_pair& pair) { return pair.has_target; });
+      if (!test_has_references_ && !chosen_.predict_with_generate) {
+        std::cerr << "warning: --do_predict on rows without \"" << chosen_.target_lang
+                  << "\" and without --predict_with_generate: nothing will be computed; give that flag for "
+                     "translations\n";
+      }
     }
     // A tokenizer that was trained for this run belongs to its checkpoints.
     const bool trained_for_this_run = !files_.tokenizer_file;
@@ -313,6 +319,8 @@ class translation_job {
     const stop_signal listens;
     progress_bar bar("", steps.max_steps, bar_mode(chosen_));
     training_loop<Run> loop(*trainer_, *train_data_, largest_, steps, how, std::move(events));
+    const index_t before = state.global_step;
+    const std::size_t logged_before = state.history.entries.size();
     const loop_result ended = loop.run(state, bar);
     if (ended.stopped_by != 0) {
       bar.close();
@@ -322,7 +330,13 @@ class translation_job {
                 << "\n";
       return ended.stopped_by;
     }
-    finish_training(state, ended, bar);
+    if (state.global_step == before) {
+      bar.close();
+      finish_without_updates(
+          state, resumed && lies_in_output(*resumed) && logged_before == state.history.entries.size());
+    } else {
+      finish_training(state, ended, bar);
+    }
     const int signal = stop_signal::number();
     if (signal == 0) return 0;
     save_documents();
@@ -357,22 +371,40 @@ class translation_job {
     result.set("train_loss", loss);
     for (const auto& [key, value] : speed) result.set(key, value);
     result.set_count("train_samples", train_data_->size());
-    epoch_ = state.epochs_done;
-    if (chosen_.load_best_model_at_end) load_best(state);
-    facts_.training_is_over = true;
-    atomic_save save(chosen_.output_dir);
-    add_model(save);
-    save.add("trainer_state.json", trainer_state_json(state, facts_));
-    add_results(save, "train", result);
-    save.commit();
-    std::cerr << "Model saved in " << chosen_.output_dir << " (" << saved_type_name<Run>(saves_16_bit())
-              << ")\n";
+    save_final_model(state, &result);
     std::cout << result.table("train") << std::flush;
     warn_of_divergence(state);
     documents_.history = std::move(state.history);
     documents_.facts = {{"updates", with_thousands(steps_->max_steps)},
                         {"train loss", python_repr(python_round(loss, 4))},
                         {"training time", clock_text(runtime)}};
+  }
+  /// The checkpoint was that of the last update: its time and speed are those of the run that wrote it.
+  /// has_log: an earlier trainer_state.json in output_dir says as much as this one would.
+  void finish_without_updates(loop_state& state, bool has_log) {
+    std::cerr << "Nothing is left to train: the checkpoint stands after update "
+              << with_thousands(state.global_step) << ", the run ends at "
+              << with_thousands(steps_->max_steps) << "; train_results.json stays as it is\n";
+    save_final_model(state, nullptr, has_log);
+    warn_of_divergence(state);
+    const double loss = state.total_loss / static_cast<double>(std::max<index_t>(1, state.global_step));
+    documents_.history = std::move(state.history);
+    documents_.facts = {{"updates", with_thousands(state.global_step)},
+                        {"train loss", python_repr(python_round(loss, 4))}};
+  }
+  /// result: of the updates; null: there were none. keeps_log: leaves a trainer_state.json that is there.
+  void save_final_model(const loop_state& state, const metrics* result, bool keeps_log = false) {
+    epoch_ = state.epochs_done;
+    if (chosen_.load_best_model_at_end) load_best(state);
+    facts_.training_is_over = true;
+    atomic_save save(chosen_.output_dir);
+    add_model(save);
+    if (result != nullptr) add_results(save, "train", *result);
+    if (!keeps_log || !std::filesystem::exists(save.directory() / "trainer_state.json"))
+      save.add("trainer_state.json", trainer_state_json(state, facts_));
+    save.commit();
+    std::cerr << "Model saved in " << chosen_.output_dir << " (" << saved_type_name<Run>(saves_16_bit())
+              << ")\n";
   }
 
   /// Where Hugging Face puts its event files: runs/<month day_hour-minute-second>_<host>.
@@ -436,11 +468,14 @@ class translation_job {
       prune_checkpoints(output, *chosen_.save_total_limit, kept, steps_of_other_runs_);
     }
   }
+  [[nodiscard]] bool lies_in_output(const std::filesystem::path& checkpoint) const {
+    std::error_code failure;
+    return std::filesystem::equivalent(checkpoint / "..", chosen_.output_dir, failure);
+  }
   /// Notes which checkpoints in the output directory this run does not go on from: all of them if it begins
   /// anew, and those after `resumed`.
   void note_other_runs(const std::optional<std::filesystem::path>& resumed, index_t step) {
-    std::error_code failure;
-    const bool goes_on = resumed && std::filesystem::equivalent(*resumed / "..", chosen_.output_dir, failure);
+    const bool goes_on = resumed && lies_in_output(*resumed);
     for (const checkpoint_directory& other : find_checkpoints(chosen_.output_dir)) {
       if (!goes_on || other.step > step) steps_of_other_runs_.insert(other.step);
     }

@@ -113,6 +113,11 @@ inline generation_config find_generation_config(const options& chosen, const mod
   if (chosen.generation_config) {
     const fs::path given = *chosen.generation_config;
     if (fs::is_regular_file(given, ignored)) return read_generation_config(given);
+    if (given.extension() == ".json") {
+      throw input_error("--generation_config " + given.string() +
+                        ": no such file; give a file, a directory that holds a generation_config.json, or a "
+                        "model's name");
+    }
     return read_generation_config(
         resolve(hub_kind::model, given.string(), "main", cache_of(chosen), "--generation_config") / name);
   }
