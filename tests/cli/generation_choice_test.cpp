@@ -53,5 +53,5 @@ TEST_CASE("generation options are checked for the evaluations that are made", "[
   CHECK(has(refusal(chosen, model), "--generation_num_beams 101: the model has only 100 tokens"));
   chosen.generation_num_beams.reset();
   model.options.forced_bos_token_id = 100;
-  CHECK(has(refusal(chosen, model), "model/: generation_options: a token id"));
+  CHECK(has(refusal(chosen, model), "model/: the id of a token is not below 100"));
 }

@@ -59,9 +59,11 @@ inline void check_generations(const options& chosen, const generation_config& mo
     }
     try {
       check_generation_options(how, vocab_size);
-    } catch (const contract_error& wrong) {
-      throw input_error("the generation configuration of " + model_source + ": " + wrong.what() +
-                        "; mend it, or give another --generation_config");
+    } catch (const contract_error&) {
+      // All else is checked where it is read.
+      throw input_error("the generation configuration of " + model_source +
+                        ": the id of a token is not below " + std::to_string(vocab_size) +
+                        ", the model's embedding rows; mend it, or give another --generation_config");
     }
   }
 }
