@@ -20,12 +20,21 @@ namespace fs = std::filesystem;
 using words = std::vector<std::string>;
 
 const std::string bin = T5ZERO_BIN_DIR;
+const std::string data = std::string(T5ZERO_SOURCE_DIR) + "/examples/data/en-ro/";
+
+/// Leaves a tiny model, one update old, in "model".
+void train_model(const sandbox& place) {
+  REQUIRE(place
+              .run({bin + "/t5_tiny_plain", "--from_scratch", "--config_name", "t5-tiny", "--train_file",
+                    data + "train.jsonl", "--do_train", "--max_steps", "1", "--output_dir", "model",
+                    "--source_lang", "en", "--target_lang", "ro"})
+              .code == 0);
+}
 
 }  // namespace
 
 TEST_CASE("every file of a training, evaluation and prediction, with its keys", "[program]") {
   const sandbox place;
-  const std::string data = std::string(T5ZERO_SOURCE_DIR) + "/examples/data/en-ro/";
   const outcome ended = place.run({bin + "/t5_tiny_plain",
                                    "--from_scratch",
                                    "--config_name",
@@ -134,17 +143,13 @@ TEST_CASE("every file of a training, evaluation and prediction, with its keys", 
 
 TEST_CASE("test data without references is translated, BLEU is skipped", "[program]") {
   const sandbox place;
-  const std::string data = std::string(T5ZERO_SOURCE_DIR) + "/examples/data/en-ro/";
   const words common = {"--source_lang",           "en", "--target_lang", "ro", "--predict_with_generate",
                         "--generation_max_length", "8"};
   const auto with = [&](words first) {
     first.insert(first.end(), common.begin(), common.end());
     return first;
   };
-  REQUIRE(place
-              .run(with({bin + "/t5_tiny_plain", "--from_scratch", "--config_name", "t5-tiny", "--train_file",
-                         data + "train.jsonl", "--do_train", "--max_steps", "1", "--output_dir", "model"}))
-              .code == 0);
+  train_model(place);
   place.write("test.jsonl",
               "{\"translation\": {\"en\": \"One.\"}}\n{\"translation\": {\"en\": \"Two, three.\"}}\n");
   place.write("test.csv", "en\nOne.\n\"Two, three.\"\n");
@@ -164,12 +169,7 @@ TEST_CASE("test data without references is translated, BLEU is skipped", "[progr
 
 TEST_CASE("a model's generation_config.json, and one named on the command line", "[program]") {
   const sandbox place;
-  const std::string data = std::string(T5ZERO_SOURCE_DIR) + "/examples/data/en-ro/";
-  REQUIRE(place
-              .run({bin + "/t5_tiny_plain", "--from_scratch", "--config_name", "t5-tiny", "--train_file",
-                    data + "train.jsonl", "--do_train", "--max_steps", "1", "--output_dir", "model",
-                    "--source_lang", "en", "--target_lang", "ro"})
-              .code == 0);
+  train_model(place);
   const auto predict = [&](const words& more) {
     words all = {bin + "/t5_tiny_plain",
                  "--model_name_or_path",
@@ -224,12 +224,7 @@ TEST_CASE("a model's generation_config.json, and one named on the command line",
 
 TEST_CASE("translations take the place of nothing but an earlier output", "[program]") {
   const sandbox place;
-  const std::string data = std::string(T5ZERO_SOURCE_DIR) + "/examples/data/en-ro/";
-  REQUIRE(place
-              .run({bin + "/t5_tiny_plain", "--from_scratch", "--config_name", "t5-tiny", "--train_file",
-                    data + "train.jsonl", "--do_train", "--max_steps", "1", "--output_dir", "model",
-                    "--source_lang", "en", "--target_lang", "ro"})
-              .code == 0);
+  train_model(place);
   const auto translate = [&](const words& more) {
     words all = {bin + "/t5_tiny_translate", "model", "--max_length", "6"};
     all.insert(all.end(), more.begin(), more.end());

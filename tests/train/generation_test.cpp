@@ -1,6 +1,9 @@
 // Generation against transformers 5.17: tokens and scores of greedy and beam search.
 #include <t5zero/cpu.hpp>
 
+#include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <set>
 #include <stdexcept>
 #include <vector>
@@ -8,6 +11,40 @@
 #include "catch.hpp"
 #include "golden_generation.hpp"
 #include "skip.hpp"
+
+namespace {
+
+using t5zero::generation_options;
+using t5zero::index_t;
+
+constexpr t5zero::model_shape shape = golden::tiny_relu::shape;
+
+struct hypothesis {
+  std::vector<std::int32_t> tokens;
+  double score = 0.0;
+};
+
+/// Two sentences through the tiny model of T5's initialisation, its weights times `factor`.
+std::vector<hypothesis> generate(const generation_options& options, float factor = 1.0F) {
+  using run = t5zero::run<golden::tiny_relu, t5zero::zero_0, t5zero::fp32, t5zero::cpu::backend>;
+  golden::ragged_batch batch;
+  golden::add_row(batch, {5, 6, 7, 1}, {1});
+  golden::add_row(batch, {9, 1}, {1});
+  t5zero::trainer_options settings;
+  settings.trains = false;
+  settings.generation = options.shape(shape.vocab_size);
+  t5zero::trainer<run> trainer(shape, golden::shape_of(batch), settings);
+  trainer.initialize(7, factor);
+  const auto& generated = trainer.generate(batch.view(), options);
+  std::vector<hypothesis> found;
+  for (index_t sentence = 0; sentence < batch.view().source.batch; ++sentence) {
+    const auto tokens = generated.tokens(sentence);
+    found.push_back({{tokens.begin(), tokens.end()}, generated.score(sentence)});
+  }
+  return found;
+}
+
+}  // namespace
 
 TEST_CASE("generation equals transformers' token for token", "[train][golden]") {
   if (!golden::available()) return skip_test("no golden values");
@@ -32,35 +69,52 @@ TEST_CASE("the names of the reference cases are read whole", "[train]") {
 }
 
 TEST_CASE("forced tokens and the repetition penalty hold in a whole generation", "[train]") {
-  using model = golden::tiny_relu;
-  using run = t5zero::run<model, t5zero::zero_0, t5zero::fp32, t5zero::cpu::backend>;
-  golden::ragged_batch batch;
-  golden::add_row(batch, {5, 6, 7, 1}, {1});
-  golden::add_row(batch, {9, 1}, {1});
-  for (const t5zero::index_t beams : {t5zero::index_t{1}, t5zero::index_t{3}}) {
+  for (const index_t beams : {index_t{1}, index_t{3}}) {
     CAPTURE(beams);
-    t5zero::generation_options options;
+    generation_options options;
     options.max_length = 12;
     options.num_beams = beams;
-    t5zero::trainer_options settings;
-    settings.trains = false;
-    settings.generation = options.shape(model::shape.vocab_size);
-    t5zero::trainer<run> trainer(model::shape, golden::shape_of(batch), settings);
-    trainer.initialize(7, 1.0);
-    const auto generated = [&](t5zero::index_t sentence) {
-      const auto tokens = trainer.generate(batch.view(), options).tokens(sentence);
-      return std::vector<std::int32_t>(tokens.begin(), tokens.end());
-    };
     options.forced_bos_token_id = 7;
     options.forced_eos_token_id = 1;
     options.min_length = 12;  // no end before the forced one
     options.repetition_penalty = 1e4F;
-    for (const t5zero::index_t sentence : {t5zero::index_t{0}, t5zero::index_t{1}}) {
-      const std::vector<std::int32_t> tokens = generated(sentence);
-      REQUIRE(tokens.size() == 11);
-      CHECK(tokens.front() == 7);
-      CHECK(tokens.back() == 1);
-      CHECK(std::set<std::int32_t>(tokens.begin(), tokens.end()).size() == tokens.size());
+    for (const hypothesis& found : generate(options)) {
+      REQUIRE(found.tokens.size() == 11);
+      CHECK(found.tokens.front() == 7);
+      CHECK(found.tokens.back() == 1);
+      CHECK(std::set<std::int32_t>(found.tokens.begin(), found.tokens.end()).size() == found.tokens.size());
     }
   }
+}
+
+TEST_CASE("early_stopping never finds scores as good as the other rules do", "[train]") {
+  for (const double length_penalty : {0.5, 1.0, 2.0}) {
+    CAPTURE(length_penalty);
+    const auto found_with = [&](t5zero::early_stopping_rule rule) {
+      generation_options options;
+      options.max_length = 16;
+      options.num_beams = 4;
+      options.length_penalty = length_penalty;
+      options.early_stopping = rule;
+      return generate(options);
+    };
+    const auto never = found_with(t5zero::early_stopping_rule::never);
+    for (const auto rule : {t5zero::early_stopping_rule::when_full, t5zero::early_stopping_rule::heuristic}) {
+      const auto other = found_with(rule);
+      for (std::size_t sentence = 0; sentence < never.size(); ++sentence)
+        CHECK(never[sentence].score >= other[sentence].score);
+    }
+  }
+}
+
+TEST_CASE("a generation whose scores are NaN ends: greedily with tokens, with beams by an error", "[train]") {
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+  generation_options options;
+  options.max_length = 12;
+  for (const hypothesis& found : generate(options, nan)) {
+    CHECK(found.tokens.size() < 12);
+    for (const std::int32_t token : found.tokens) CHECK((token >= 0 && token < shape.vocab_size));
+  }
+  options.num_beams = 4;
+  CHECK_THROWS_AS(generate(options, nan), t5zero::numeric_error);
 }

@@ -8,25 +8,14 @@
 #include "allocation_counter.hpp"
 #include "catch.hpp"
 #include "golden.hpp"
+#include "golden_models.hpp"
 #include "skip.hpp"
 
 namespace {
 
 using t5zero::index_t;
 
-struct tiny {
-  static constexpr std::string_view name = "tiny";
-  static constexpr t5zero::model_shape shape{.d_model = 64,
-                                             .d_kv = 16,
-                                             .d_ff = 96,
-                                             .n_heads = 4,
-                                             .n_encoder_layers = 2,
-                                             .n_decoder_layers = 2,
-                                             .feed_forward = t5zero::feed_forward_kind::gated_gelu,
-                                             .ties_embeddings = false,
-                                             .scales_output = false,
-                                             .vocab_size = 384};
-};
+using tiny = golden::tiny_gated;
 
 /// First layer and last: the same.
 struct one_layer {
