@@ -1,175 +1,267 @@
 #!/usr/bin/env python3
-"""Times t5zero beside PyTorch and transformers on the CPU, training steps or (--generate) generation: the same
-model size, sentences and thread count, both sides in turn, several rounds, each in a process of its own.
+"""t5zero beside PyTorch, transformers and DeepSpeed: the same model sizes and sentences, each side in a process of
+its own, in turn on one machine.
 
-  bench/compare_peers.py --bin build/cpu/bin --train-file train.jsonl --spiece spiece.model [--generate]
+  bench/compare_peers.py steps    --bin build/cpu/bin  --train-file F --spiece S
+  bench/compare_peers.py generate --bin build/cpu/bin  --train-file F --spiece S
+  bench/compare_peers.py steps generate curves --device cuda --bin build/cuda/bin --train-file F --spiece S \\
+      --results bench/results/h200.json --plot curves.png
+  bench/compare_peers.py --table bench/results/h200.json     the Markdown table of the README
 
-Needs torch, transformers and sentencepiece. Prints one JSON line for each process and one with the ratio of
-the medians for each work.
+Needs torch, transformers and sentencepiece, for --engine DeepSpeed, for --plot matplotlib. Prints a JSON line for
+each process and for each comparison; leaves with 1 if a loss curve is farther from PyTorch's than it may be.
 """
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 
-WORKS = [("fp32", 4), ("fp32", 1), ("fp16", 4), ("bf16", 4)]
-NEW_TOKENS = 64  # of every generated sentence
+PEERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers.py")
+CONFIGS = os.path.join(os.path.dirname(PEERS), "..", "examples", "config")
+PREFIX = "translate English to Romanian: "
 
-
-def pytorch_model(arguments):
-    """t5-small with random weights, the tokenizer and 500 rows of text."""
-    import sentencepiece
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    torch.set_num_threads(arguments.threads)
-    text = sentencepiece.SentencePieceProcessor(model_file=arguments.spiece)
-    with open(arguments.train_file, encoding="utf-8") as lines:
-        rows = [json.loads(line)["translation"] for line, _ in zip(lines, range(500))]
-    config = T5Config(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8, vocab_size=32128,
-                      decoder_start_token_id=0)
-    return T5ForConditionalGeneration(config), text, rows
-
-
-def pytorch_generation(arguments):
-    """Runs in the child process: transformers' generate(), fp32; milliseconds of a step of the whole batch."""
-    import resource
-    import time
-
-    import torch
-
-    model, text, rows = pytorch_model(arguments)
-    model.eval()
-    batch_size = arguments.batch
-    milliseconds = []
-    for step in range(arguments.steps + 1):  # one to warm up
-        first = step * batch_size % (len(rows) - batch_size + 1)
-        sources = [text.encode("translate English to Romanian: " + row["en"]) + [1]
-                   for row in rows[first:first + batch_size]]
-        width = max(map(len, sources))
-        ids = torch.tensor([s + [0] * (width - len(s)) for s in sources])
-        mask = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sources])
-        start = time.perf_counter()
-        with torch.no_grad():
-            model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=NEW_TOKENS,
-                           min_new_tokens=NEW_TOKENS, num_beams=arguments.beams, do_sample=False)
-        if step >= 1:
-            milliseconds.append((time.perf_counter() - start) * 1e3 / NEW_TOKENS)
-    print(json.dumps({
-        "peer": f"transformers on PyTorch {torch.__version__}",
-        "work": f"generate t5-small fp32 b{batch_size} beams{arguments.beams}",
-        "ms_median": round(statistics.median(milliseconds), 2), "ms_min": round(min(milliseconds), 2),
-        "rounds": len(milliseconds), "threads": arguments.threads,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+# name, model, precision, batch, prefix, what the peers are timed as
+CPU_STEPS = [("t5-small fp32 b4", "t5-small", "fp32", 4, True, ["eager"]),
+             ("t5-small fp32 b1", "t5-small", "fp32", 1, True, ["eager"]),
+             ("t5-small fp16 b4", "t5-small", "fp16", 4, True, []),
+             ("t5-small bf16 b4", "t5-small", "bf16", 4, True, [])]
+GPU_STEPS = [("t5-small zero2 fp16 b1", "t5-small", "fp16", 1, False, ["eager", "compiled"]),
+             ("t5-small fp16 b4", "t5-small", "fp16", 4, True, ["eager"]),
+             ("t5-small fp32 b4", "t5-small", "fp32", 4, True, ["eager", "compiled"]),
+             ("t5-large zero2 fp32 b4", "t5-large", "fp32", 4, False, ["eager", "compiled"]),
+             ("t5-large fp32 b1", "t5-large", "fp32", 1, False, ["eager"]),
+             ("t5-large zero2 tf32 b4", "t5-large", "tf32", 4, False, ["eager", "compiled"]),
+             ("t5-3b zero3 fp16 b1", "t5-3b", "fp16", 1, False, ["half", "compiled"])]
+ENGINE = {"t5-small zero2 fp16 b1": "ds_config_zero2.json", "t5-large zero2 fp32 b4": "ds_config_zero2.json",
+          "t5-3b zero3 fp16 b1": "ds_config_zero3.json"}
+# executable, ZeRO stage, model, precision, batch, updates
+CURVES = [("t5_small_zero2_fp16", 2, "t5-small", "fp16", 1, 500), ("t5_small_plain", 0, "t5-small", "fp32", 4, 100),
+          ("t5_large_zero2", 2, "t5-large", "fp32", 4, 100), ("t5_3b_zero3_fp16", 3, "t5-3b", "fp16", 1, 50)]
 
 
-def pytorch_step(arguments):
-    """Runs in the child process: t5-small, fp32, fused AdamW, dropout 0.1, as transformers trains it."""
-    import resource
-    import time
-
-    import torch
-
-    model, text, rows = pytorch_model(arguments)
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, fused=True)
-    batch_size = arguments.batch
-    milliseconds = []
-    for step in range(arguments.steps + 2):  # two to warm up
-        first = step * batch_size % (len(rows) - batch_size + 1)
-        batch = rows[first:first + batch_size]
-        sources = [text.encode("translate English to Romanian: " + row["en"]) + [1] for row in batch]
-        targets = [text.encode(row["ro"])[:127] + [1] for row in batch]
-        width = max(map(len, sources))
-        ids = torch.tensor([s + [0] * (width - len(s)) for s in sources])
-        mask = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sources])
-        width = max(map(len, targets))
-        labels = torch.tensor([t + [-100] * (width - len(t)) for t in targets])
-        start = time.perf_counter()
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if step >= 2:
-            milliseconds.append((time.perf_counter() - start) * 1e3)
-    print(json.dumps({
-        "peer": f"PyTorch {torch.__version__}", "work": f"t5-small fp32 b{batch_size}",
-        "ms_median": round(statistics.median(milliseconds), 1), "ms_min": round(min(milliseconds), 1),
-        "steps": len(milliseconds), "threads": arguments.threads,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+def run(command, **more):
+    done = subprocess.run(command, capture_output=True, text=True, **more)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode != 0 or not lines:
+        print(json.dumps({"failed": command[:4], "says": done.stderr[-600:]}), flush=True)
+        return None
+    print(lines[-1] if len(lines[-1]) < 2000 else lines[-1][:200] + " ...", flush=True)
+    return json.loads(lines[-1])
 
 
-def run(command):
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    line = done.stdout.strip().splitlines()[-1]
-    print(line, flush=True)
-    return json.loads(line)
+def median(results):
+    return statistics.median(result["ms_median"] for result in results)
 
 
-def compare_generation(arguments):
-    ours, peer = {}, {}
-    for _ in range(arguments.rounds):
-        for beams in (1, 4):
-            ours.setdefault(beams, []).append(run(
-                [arguments.bin + "/generation_bench", arguments.train_file, arguments.spiece, "fp32", "4",
-                 str(beams), str(NEW_TOKENS), "4", str(arguments.threads)]))
-            peer.setdefault(beams, []).append(run(
-                [sys.executable, __file__, "--pytorch-child", "--generate", "--batch", "4", "--beams", str(beams),
-                 "--train-file", arguments.train_file, "--spiece", arguments.spiece, "--threads",
-                 str(arguments.threads), "--steps", "3"]))
-    for beams, results in ours.items():
-        mine, against = (statistics.median(r["ms_median"] for r in x) for x in (results, peer[beams]))
-        print(json.dumps({
-            "work": f"generate t5-small fp32 b4 beams{beams}", "t5zero_ms": mine, "transformers_ms": against,
-            "speedup": round(against / mine, 2),
-            "peak_over_plan_mib": round(max(r["peak_bytes"] - r["planned_bytes"] for r in results) / 2**20, 1)}))
+class comparison:
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.data = ["--train-file", arguments.train_file, "--spiece", arguments.spiece]
+        self.rows = []
+        self.curves = {}
+        self.agrees = True
+
+    def peer(self, task, **options):
+        command = [sys.executable, PEERS, task, "--device", self.arguments.device, "--threads",
+                   str(self.arguments.threads), *self.data]
+        for name, value in options.items():
+            name = "--" + name.replace("_", "-")
+            command += [name if value else "--no-" + name[2:]] if isinstance(value, bool) else [name, str(value)]
+        return run(command)
+
+    def program(self, name):
+        on_gpu = self.arguments.device == "cuda"
+        return os.path.join(self.arguments.bin, name + ("_cuda" if on_gpu and name.endswith("_bench") else ""))
+
+    def add(self, work, ours, peers):
+        """ours: results of our program; peers: name to results. The fastest peer is named."""
+        peers = {name: [r for r in results if r] for name, results in peers.items()}
+        timed = {name: median(results) for name, results in peers.items() if results}
+        best = min(timed, key=timed.get) if timed else None
+        row = {"work": work, "ms": round(median(ours), 4), "floor_ms": ours[0].get("floor_ms"), "peer": best,
+               "peer_ms": timed.get(best), "gpu_gib": round(max(r["peak_bytes"] for r in ours) / 2**30, 3),
+               "planned_gib": round(max(r["planned_bytes"] for r in ours) / 2**30, 3),
+               "commit": self.arguments.commit, "peers": timed}
+        print(json.dumps(row), flush=True)
+        self.rows.append(row)
+
+    def selected(self, work):
+        return not self.arguments.only or any(word in work for word in self.arguments.only)
+
+    def steps(self):
+        on_gpu = self.arguments.device == "cuda"
+        for work, model, precision, batch, prefix, modes in GPU_STEPS if on_gpu else CPU_STEPS:
+            if not self.selected(work):
+                continue
+            ours, peers = [], {}
+            count = self.arguments.steps or (40 if on_gpu else 12)
+            for _ in range(self.arguments.rounds):
+                ours.append(run([self.program("step_bench"), *self.data[1::2], model, precision, str(batch),
+                                 str(count), str(self.arguments.threads), PREFIX if prefix else ""]))
+                for mode in modes:
+                    peers.setdefault("transformers " + mode, []).append(self.peer(
+                        "step", model=model, precision=precision, batch=batch, mode=mode, prefix=prefix,
+                        steps=count, warm_up=8 if on_gpu else 2))
+            if self.arguments.engine and work in ENGINE:
+                peers["DeepSpeed"] = [self.peer(
+                    "engine", model=model, precision=precision, batch=batch, prefix=prefix, steps=min(count, 20),
+                    warm_up=4, config=os.path.join(CONFIGS, ENGINE[work]))]
+            self.add(work, ours, peers)
+
+    def generate(self):
+        for work, beams in (("generate t5-small b4 greedy", 1), ("generate t5-small b4 beams4", 4)):
+            if not self.selected(work):
+                continue
+            ours, peers = [], []
+            for _ in range(self.arguments.rounds):
+                ours.append(run([self.program("generation_bench"), *self.data[1::2], "fp32", "4", str(beams), "64",
+                                 "4", str(self.arguments.threads)]))
+                peers.append(self.peer("generate", batch=4, beams=beams, steps=3))
+            self.add(work, ours, {"transformers": peers})
+
+    def curves_of(self, executable, stage, model, precision, batch, updates):
+        """Losses of the documented run beside PyTorch's from the same weights, without dropout."""
+        with tempfile.TemporaryDirectory() as place:
+            weights, output = os.path.join(place, "weights"), os.path.join(place, "output")
+            self.peer("weights", model=model, out=weights)
+            flags = ["--fp16"] if precision == "fp16" else []
+            if stage > 0:  # the stage alone: optimizer and schedule stay the Trainer's, as PyTorch's are here
+                config = os.path.join(place, "ds_config.json")
+                with open(config, "w", encoding="utf-8") as file:
+                    json.dump({"zero_optimization": {"stage": stage}, "train_micro_batch_size_per_gpu": "auto",
+                               "gradient_clipping": "auto",
+                               "fp16": {"enabled": "auto", "initial_scale_power": 16, "loss_scale_window": 2000,
+                                        "hysteresis": 1}}, file)
+                flags += ["--deepspeed", config]
+            start = time.perf_counter()
+            seconds_to_first = None
+            with subprocess.Popen(
+                    [self.program(executable), "--model_name_or_path", weights, "--do_train", *flags, "--train_file",
+                     self.arguments.train_file, "--source_lang", "en", "--target_lang", "ro", "--max_train_samples",
+                     "500", "--per_device_train_batch_size", str(batch), "--max_steps", str(updates),
+                     "--logging_steps", "1", "--source_prefix", PREFIX, "--save_strategy", "no", "--output_dir",
+                     output, "--disable_tqdm", "True"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                    text=True) as process:
+                for line in process.stdout:
+                    if seconds_to_first is None and "loss" in line:
+                        seconds_to_first = time.perf_counter() - start
+                says = process.stderr.read()
+            if process.returncode != 0:
+                print(json.dumps({"failed": executable, "says": says[-600:]}), flush=True)
+                self.agrees = False
+                return
+            with open(os.path.join(output, "trainer_state.json"), encoding="utf-8") as file:
+                ours = [float(e["loss"]) for e in json.load(file)["log_history"] if "loss" in e]
+            peer = self.peer("curves", precision=precision, weights=weights, batch=batch, steps=updates)
+            exact = peer["fp32"]
+            away = [abs(a - b) for a, b in zip(ours, exact)]
+            result = {"curve": executable, "updates": len(ours), "seconds_to_first_step": round(seconds_to_first, 3),
+                      "largest_difference_50": max(away[:50]), "mean_difference": statistics.mean(away)}
+            lines = {"t5zero " + precision: ours, "PyTorch fp32": exact}
+            if precision == "fp32":
+                result["agrees"] = len(ours) == updates and result["largest_difference_50"] <= 1e-4
+            else:
+                half = lines["PyTorch " + precision] = peer[precision]
+                result["peer_mean_difference"] = statistics.mean(abs(a - b) for a, b in zip(half, exact))
+                result["agrees"] = (len(ours) == updates and
+                                    result["mean_difference"] <= 1.5 * result["peer_mean_difference"])
+            self.agrees = self.agrees and result["agrees"]
+            self.curves[f"{model} {precision} b{batch}"] = lines
+            print(json.dumps(result), flush=True)
+
+    def compare_curves(self):
+        for curve in CURVES:
+            if self.selected(curve[0]):
+                self.curves_of(*curve)
+
+    def plot(self, path):
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        figure, places = pyplot.subplots(2, len(self.curves), squeeze=False, figsize=(5 * len(self.curves), 7))
+        for (title, lines), (upper, lower) in zip(self.curves.items(), zip(*places)):
+            for name, losses in lines.items():
+                upper.plot(range(1, len(losses) + 1), losses, label=name, linewidth=1)
+                if name != "PyTorch fp32":
+                    lower.semilogy(range(1, len(losses) + 1),
+                                   [abs(a - b) + 1e-9 for a, b in zip(losses, lines["PyTorch fp32"])],
+                                   label=name, linewidth=1)
+            upper.set(title=title, xlabel="update", ylabel="loss")
+            lower.set(xlabel="update", ylabel="distance from PyTorch fp32")
+            upper.legend()
+            lower.legend()
+        figure.tight_layout()
+        figure.savefig(path, dpi=80)
+
+    def save(self, path):
+        """These rows take the place of those of the same name."""
+        rows = {}
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                rows = {row["work"]: row for row in json.load(file)}
+        rows.update({row["work"]: row for row in self.rows})
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("[\n" + ",\n".join("  " + json.dumps(row) for row in rows.values()) + "\n]\n")
+
+
+def print_table(path):
+    with open(path, encoding="utf-8") as file:
+        rows = json.load(file)
+    print("| work | ms | floor | of the floor | fastest peer | its ms | times faster | GiB in use | planned |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        floor, peer = row["floor_ms"], row["peer_ms"]
+        print(f"| {row['work']} | {row['ms']:.2f} | {floor:.2f} | {row['ms'] / floor:.1f} | {row['peer'] or ''} | "
+              + (f"{peer:.1f} | {peer / row['ms']:.1f} | " if peer else " | | ")
+              + f"{row['gpu_gib']:.2f} | {row['planned_gib']:.2f} |")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bin", default="build/cpu/bin", help="where step_bench and generation_bench lie")
-    parser.add_argument("--generate", action="store_true", help="generation instead of training steps")
-    parser.add_argument("--train-file", required=True, help="JSON lines with translation.en and translation.ro")
-    parser.add_argument("--spiece", required=True, help="SentencePiece model with 32100 ids")
+    parser.add_argument("what", nargs="*", metavar="steps|generate|curves")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--bin", default="build/cpu/bin", help="where the programs lie")
+    parser.add_argument("--train-file", help="JSON lines with translation.en and translation.ro")
+    parser.add_argument("--spiece", help="SentencePiece model with 32100 ids")
+    parser.add_argument("--only", nargs="*", help="words of the names of works; without it all")
+    parser.add_argument("--engine", action="store_true", help="DeepSpeed, too")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--beams", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--pytorch-child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=0, help="timed steps of a process")
+    parser.add_argument("--rounds", type=int, default=0, help="processes of each side; 3 on the CPU, 1 on a GPU")
+    parser.add_argument("--results", help="JSON file that takes the rows in")
+    parser.add_argument("--plot", help="image of the loss curves")
+    parser.add_argument("--commit", default="", help="what was measured, for the rows")
+    parser.add_argument("--table", help="prints the rows of a JSON file as Markdown, and that is all")
     arguments = parser.parse_args()
-    if arguments.pytorch_child:
-        (pytorch_generation if arguments.generate else pytorch_step)(arguments)
-        return
-    if arguments.generate:
-        compare_generation(arguments)
-        return
-
-    ours, peer = {}, {}
-    for _ in range(arguments.rounds):
-        for precision, batch in WORKS:
-            ours.setdefault((precision, batch), []).append(run(
-                [arguments.bin + "/step_bench", arguments.train_file, arguments.spiece, "t5-small", precision, str(batch),
-                 str(arguments.steps), str(arguments.threads)]))
-            if precision == "fp32":
-                peer.setdefault(batch, []).append(run(
-                    [sys.executable, __file__, "--pytorch-child", "--batch", str(batch), "--train-file",
-                     arguments.train_file, "--spiece", arguments.spiece, "--threads", str(arguments.threads),
-                     "--steps", str(arguments.steps)]))
-
-    def median(results):
-        return statistics.median(result["ms_median"] for result in results)
-
-    for (precision, batch), results in ours.items():
-        against = median(peer[batch])
-        print(json.dumps({
-            "work": f"t5-small {precision} b{batch}", "t5zero_ms": median(results),
-            "pytorch_fp32_ms": against, "speedup": round(against / median(results), 2),
-            "over_own_fp32": round(median(results) / median(ours[("fp32", batch)]), 2),
-            "peak_over_plan_mib": round(max(r["peak_bytes"] - r["planned_bytes"] for r in results) / 2**20, 1)}))
+    if arguments.table:
+        print_table(arguments.table)
+        return 0
+    unknown = set(arguments.what) - {"steps", "generate", "curves"}
+    if unknown:
+        parser.error(f"nothing to compare is called {', '.join(sorted(unknown))}")
+    if not (arguments.what and arguments.train_file and arguments.spiece):
+        parser.error("what to compare, --train-file and --spiece are needed")
+    arguments.rounds = arguments.rounds or (1 if arguments.device == "cuda" else 3)
+    compared = comparison(arguments)
+    if "steps" in arguments.what:
+        compared.steps()
+    if "generate" in arguments.what:
+        compared.generate()
+    if "curves" in arguments.what:
+        compared.compare_curves()
+        if arguments.plot and compared.curves:
+            compared.plot(arguments.plot)
+    if arguments.results:
+        compared.save(arguments.results)
+    return 0 if compared.agrees else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

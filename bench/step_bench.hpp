@@ -1,11 +1,13 @@
 // Time of a training step (forward, backward, clip, AdamW, dropout 0.1) on the first sentences of a file:
-//   step_bench <train.jsonl> <spiece.model> <model> <fp32|tf32|fp16|bf16> <batch> [steps] [threads]
-// One JSON line on stdout: milliseconds from result to result (median, minimum), tokens, planned bytes.
-// Updates are submitted as the training loop submits them.
+//   step_bench <train.jsonl> <spiece.model> <model> <fp32|tf32|fp16|bf16> <batch> [steps] [threads] [prefix]
+// One JSON line on stdout: milliseconds from result to result (median, minimum), tokens, the floor of the
+// mean step where the device's ceilings are known, planned bytes. Updates are submitted as the training loop
+// submits them.
 #pragma once
 
 #include <algorithm>
 #include <chrono>
+#include <concepts>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -18,6 +20,8 @@
 #include <t5zero/data/translation_pairs.hpp>
 #include <t5zero/t5zero.hpp>
 
+#include "floor.hpp"
+
 namespace t5zero_bench {
 
 using t5zero::index_t;
@@ -27,11 +31,18 @@ struct step_work {
   index_t batch = 1;
   index_t steps = 20;
   int threads = 1;
+  std::string prefix = "translate English to Romanian: ";
 };
 
-/// `used_bytes()`: memory that the process holds now, on the backend's device.
-template <class Run, class UsedBytes>
-void measure(const t5zero::tokenized_dataset& data, const step_work& work, const UsedBytes& used_bytes) {
+/// The device that a step runs on: its name, and bytes of its memory that are taken now.
+template <class Machine>
+concept measured_machine = requires(const Machine& machine) {
+  { machine.name() } -> std::convertible_to<std::string>;
+  { machine.used_bytes() } -> std::convertible_to<index_t>;
+};
+
+template <class Run, measured_machine Machine>
+void measure(const t5zero::tokenized_dataset& data, const step_work& work, const Machine& machine) {
   t5zero::trainer_options options;
   options.threads = work.threads;
   const t5zero::batch_shape largest = data.largest_batch(work.batch);
@@ -40,7 +51,8 @@ void measure(const t5zero::tokenized_dataset& data, const step_work& work, const
   t5zero::micro_batch batch(largest);
   std::vector<index_t> examples(static_cast<std::size_t>(work.batch));
   std::vector<double> milliseconds;
-  index_t tokens = 0;
+  index_t source_tokens = 0;
+  index_t target_tokens = 0;
   double loss = 0.0;
   // Every shape is seen once before anything is timed: a graph is captured at its first use.
   const index_t warm_up = work.steps;
@@ -60,7 +72,10 @@ void measure(const t5zero::tokenized_dataset& data, const step_work& work, const
     std::iota(examples.begin(), examples.end(),
               step % work.steps * work.batch % (data.size() - work.batch + 1));
     batch.fill(data, examples, 0);
-    if (step >= warm_up) tokens += batch.view().source.tokens + batch.view().target.tokens;
+    if (step >= warm_up) {
+      source_tokens += batch.view().source.tokens;
+      target_tokens += batch.view().target.tokens;
+    }
     trainer.submit_micro_batch(batch.view(), 1);
     trainer.submit_update([](index_t) { return 5e-5; });
     while (trainer.outstanding() >= trainer.updates_in_flight) read_result();
@@ -68,43 +83,49 @@ void measure(const t5zero::tokenized_dataset& data, const step_work& work, const
   while (trainer.outstanding() > 0) read_result();
   std::sort(milliseconds.begin(), milliseconds.end());
   const double all = std::accumulate(milliseconds.begin(), milliseconds.end(), 0.0);
+  const auto steps = static_cast<double>(work.steps);
+  const double source = static_cast<double>(source_tokens) / steps;
+  const double target = static_cast<double>(target_tokens) / steps;
+  std::string floor = "null";
+  if (const auto known = ceilings_of(machine.name())) {
+    floor = std::to_string(step_floor<typename Run::precision>(*known, Run::model::shape, source, target));
+  }
   std::printf(
-      "{\"work\": \"%s %s b%lld\", \"backend\": \"%s\", \"ms_median\": %.4f, \"ms_mean\": %.4f, \"ms_min\": "
-      "%.4f, "
-      "\"steps\": %zu, \"tokens_per_step\": %.1f, \"last_loss\": %.4f, \"planned_bytes\": %lld, "
-      "\"peak_bytes\": "
-      "%lld}\n",
+      "{\"work\": \"%s %s b%lld\", \"backend\": \"%s\", \"device\": \"%s\", \"ms_median\": %.4f, "
+      "\"ms_mean\": %.4f, \"ms_min\": %.4f, \"floor_ms\": %s, \"steps\": %zu, \"tokens_per_step\": %.1f, "
+      "\"last_loss\": %.4f, \"planned_bytes\": %lld, \"peak_bytes\": %lld}\n",
       std::string(Run::model::name).c_str(), work.precision.c_str(), static_cast<long long>(work.batch),
-      std::string(Run::backend::name).c_str(), milliseconds[milliseconds.size() / 2],
-      all / static_cast<double>(milliseconds.size()), milliseconds.front(), milliseconds.size(),
-      static_cast<double>(tokens) / static_cast<double>(work.steps), loss,
-      static_cast<long long>(trainer.plan().total_bytes), static_cast<long long>(used_bytes()));
+      std::string(Run::backend::name).c_str(), std::string(machine.name()).c_str(),
+      milliseconds[milliseconds.size() / 2], all / static_cast<double>(milliseconds.size()),
+      milliseconds.front(), floor.c_str(), milliseconds.size(), source + target, loss,
+      static_cast<long long>(trainer.plan().total_bytes), static_cast<long long>(machine.used_bytes()));
   std::fflush(stdout);
 }
 
 /// Runs what the arguments ask for with this backend; the exit code.
-template <class Backend, class UsedBytes>
-int run_step_bench(int argc, char** argv, const UsedBytes& used_bytes) {
+template <class Backend, measured_machine Machine>
+int run_step_bench(int argc, char** argv, const Machine& machine) {
   using namespace t5zero;  // NOLINT(google-build-using-namespace)
   if (argc < 6) {
     std::cerr << "usage: step_bench <train.jsonl> <spiece.model> <t5-small|t5-base|t5-large|t5-3b> "
-                 "<fp32|tf32|fp16|bf16> <batch> [steps] [threads]\n";
+                 "<fp32|tf32|fp16|bf16> <batch> [steps] [threads] [prefix]\n";
     return 2;
   }
   try {
     step_work work{argv[1], argv[2], argv[3], argv[4], std::atoll(argv[5])};
     if (argc > 6) work.steps = std::atoll(argv[6]);
     work.threads = argc > 7 ? std::atoi(argv[7]) : Backend::default_threads();
+    if (argc > 8) work.prefix = argv[8];
     const auto pairs = read_translation_pairs(work.pairs, {"en", "ro", 500});
     const auto text = tokenizer::from_file(work.spiece);
-    const tokenized_dataset data(pairs, text, "translate English to Romanian: ", 1024, 128, {});
+    const tokenized_dataset data(pairs, text, work.prefix, 1024, 128, {});
     bool found = false;
     for_each_type(type_list<t5_small, t5_base, t5_large, t5_3b>{}, [&]<class Model>() {
       for_each_type(all_precisions{}, [&]<class Precision>() {
         if constexpr (backend_for<Backend, Precision>) {
           if (work.model != Model::name || work.precision != Precision::name) return;
           found = true;
-          measure<run<Model, zero_2, Precision, Backend>>(data, work, used_bytes);
+          measure<run<Model, zero_2, Precision, Backend>>(data, work, machine);
         }
       });
     });
