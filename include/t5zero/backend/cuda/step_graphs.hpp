@@ -56,7 +56,7 @@ class step_graphs {
     }
     check(cudaStreamEndCapture(e.stream(), &graph));
     cudaGraphExec_t result = nullptr;
-    const cudaError_t status = cudaGraphInstantiate(&result, graph, 0);
+    const cudaError_t status = cudaGraphInstantiate(&result, graph, cudaGraphInstantiateFlagUseNodePriority);
     cudaGraphDestroy(graph);
     check(status);
     return result;
