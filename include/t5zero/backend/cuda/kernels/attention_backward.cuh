@@ -487,7 +487,6 @@ __global__ __launch_bounds__(
                                                         const __grid_constant__ attention_gradients<T> to,
                                                         const __grid_constant__ relative_buckets buckets,
                                                         int reach) {
-  let_next_grid_start();
   if (static_cast<int>(blockIdx.x) < to.key_blocks) {
     attention_key_gradients<T, D, Blocking>(in, to, buckets, reach);
   } else {
@@ -532,7 +531,6 @@ __global__ __launch_bounds__(Threads) void add_bucket_sums_kernel(const float* b
   constexpr int parts = 8;
   constexpr int buckets = Threads / parts;
   __shared__ float shared[parts][buckets];
-  let_next_grid_start();
   wait_for_previous_grid();
   const int head = static_cast<int>(blockIdx.x);
   const int part = static_cast<int>(threadIdx.x) / buckets;

@@ -49,7 +49,6 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
   constexpr int own_rows = Blocking::own_rows;
   constexpr int other_rows = Blocking::other_rows;
   constexpr int chunks = Blocking::chunks;
-  let_next_grid_start();
   const attention_place<T> place(in);
   // The last queries see most keys: their blocks start first.
   const int block_query = static_cast<int>(gridDim.x - 1 - blockIdx.x) * own_rows;

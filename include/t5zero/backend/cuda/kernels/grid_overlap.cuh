@@ -18,18 +18,13 @@ namespace t5zero::cuda::detail {
 /// The compute capability, times ten, from which the functions below do something.
 inline constexpr int overlap_architecture = 90;
 
-/// From now on the next kernel may start. It waits for this one's end itself, so the earliest moment is
-/// right.
-__device__ inline void let_next_grid_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
 /// Until the kernel before has ended and what it wrote is visible. Every block must call it: the next kernel
-/// takes this one's end for the end of all before.
+/// takes this one's end for the end of all before. From then on the next kernel may start; not earlier, since
+/// blocks that only wait take room from what runs beside them (the optimizer beside the forward).
 __device__ inline void wait_for_previous_grid() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 

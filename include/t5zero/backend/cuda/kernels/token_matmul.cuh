@@ -51,7 +51,6 @@ __global__ void __launch_bounds__(token_threads, 2)
     computed_rows_kernel(const __grid_constant__ matrix_view<const T> weight,
                          const __grid_constant__ Rows rows, const __grid_constant__ Result result, int cols) {
   constexpr int cluster = cluster_blocks(token_row_cluster);
-  let_next_grid_start();
   arrive_at_cluster();
   const int depth = rows.cols();
   const int first_column = static_cast<int>(blockIdx.x) * Block::cols;
@@ -103,7 +102,6 @@ __global__ void __launch_bounds__(token_threads, 2)
                        const __grid_constant__ Result result, int cols, int parts, int piece_depth,
                        int exchange_at) {
   const int cluster = cluster_blocks(parts);
-  let_next_grid_start();
   if (cluster > 1) arrive_at_cluster();
   const int rank = static_cast<int>(blockIdx.x) % cluster;
   const int first_column = static_cast<int>(blockIdx.x) / cluster * Block::cols;

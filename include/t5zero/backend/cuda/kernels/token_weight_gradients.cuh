@@ -165,7 +165,6 @@ __device__ void weight_gradient_tile(const weight_gradient<T>& product, int tile
 template <token_element T>
 __global__ void __launch_bounds__(gradient_threads)
     weight_gradients_kernel(const __grid_constant__ weight_gradients_work<T> work) {
-  let_next_grid_start();
   wait_for_previous_grid();
   const int block = static_cast<int>(blockIdx.x);
   constexpr int products = static_cast<int>(max_weight_gradients);
