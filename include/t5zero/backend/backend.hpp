@@ -82,9 +82,9 @@ struct device_options {
 };
 
 /// Side streams of an execution, by the work that runs on them: gradients of weights, which nothing waits for
-/// before the end of backward.
-enum class branch_of : std::uint8_t { feed_forward, self_attention, cross_attention, head };
-inline constexpr int branch_count = 4;
+/// before the end of backward, and the optimizer, a part of the model ahead of the forward.
+enum class branch_of : std::uint8_t { feed_forward, self_attention, cross_attention, head, optimizer };
+inline constexpr int branch_count = 5;
 
 /// What is computed on a batch: submitted work is replayed by kind and shape (a GPU's graphs).
 enum class step_kind : std::uint8_t { train, train_accumulating, evaluate, encode, decode, decode_beams };
@@ -93,6 +93,8 @@ enum class step_kind : std::uint8_t { train, train_accumulating, evaluate, encod
 template <class B>
 concept has_execution = requires(typename B::execution& e) {
   { e.fork(branch_of::head) } -> std::same_as<typename B::execution&>;
+  { e.fork_behind_branches(branch_of::head) } -> std::same_as<typename B::execution&>;
+  { e.resume(branch_of::head) } -> std::same_as<typename B::execution&>;
   e.join(branch_of::head);
   e.join_branches();
 };

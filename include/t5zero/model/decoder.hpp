@@ -35,7 +35,7 @@ class decoder {
     const index_t n = tokens.tokens;
     const matrix_view<const T> key_value = saved.cross_key_value(batch.source.tokens);
     {
-      const auto lease = source.acquire(embedding_);
+      const auto lease = source.acquire_rows(embedding_);
       Sublayers::embed_forward(execution, batch.decoder_ids, tokens,
                                matrix_view<const T>(lease.data(), shape.vocab_size, shape.d_model),
                                place(dropout, 0, dropout_place::embedding), saved.decoder_stream(0, n));
@@ -64,7 +64,7 @@ class decoder {
     const ragged_view tokens = step.tokens();
     const matrix_view<const T> key_value = saved.cross_key_value(source_tokens);
     {
-      const auto lease = source.acquire(embedding_);
+      const auto lease = source.acquire_rows(embedding_);
       Sublayers::embed_forward(execution, step.ids, tokens,
                                matrix_view<const T>(lease.data(), shape.vocab_size, shape.d_model),
                                dropout_site{}, saved.decoder_stream(0, n));
@@ -137,13 +137,15 @@ class decoder {
           execution, shape, attention_mask::causal, tokens, weights.self_attention(shape, layer, bias.data()),
           self_places(dropout, i), saved.decoder_stream(3 * i, n), saved.decoder_attention(i, n),
           saved.scratch(), self_attention_gradients_of(sink, shape, layer, bias_), grad);
-      sink.complete(layer.all);
+      // A norm's gradient may be left to the sublayer after it.
+      if (i + 1 < shape.n_decoder_layers) sink.complete(layers_[static_cast<std::size_t>(i + 1)].all);
     }
-    sink.complete(bias_);
     Sublayers::embed_backward(execution, batch.decoder_ids, tokens,
                               place(dropout, 0, dropout_place::embedding),
                               Sublayers::whole_stream_gradient(execution, grad),
                               sink.accumulator(embedding_, shape.vocab_size, shape.d_model));
+    sink.complete(layers_.front().all);
+    sink.complete(bias_);
   }
 
  private:

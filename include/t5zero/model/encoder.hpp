@@ -37,7 +37,7 @@ class encoder {
     const ragged_view& tokens = batch.source;
     const index_t n = tokens.tokens;
     {
-      const auto lease = source.acquire(embedding_);
+      const auto lease = source.acquire_rows(embedding_);
       Sublayers::embed_forward(execution, batch.source_ids, tokens,
                                matrix_view<const T>(lease.data(), shape.vocab_size, shape.d_model),
                                place(dropout, 0, dropout_place::embedding), saved.encoder_stream(0, n));
@@ -105,13 +105,15 @@ class encoder {
           execution, shape, attention_mask::full, tokens, weights.self_attention(shape, layer, bias.data()),
           attention_places(dropout, i), saved.encoder_stream(2 * i, n), saved.encoder_attention(i, n),
           saved.scratch(), self_attention_gradients_of(sink, shape, layer, bias_), grad);
-      sink.complete(layer.all);
+      // A norm's gradient may be left to the sublayer after it.
+      if (i + 1 < shape.n_encoder_layers) sink.complete(layers_[static_cast<std::size_t>(i + 1)].all);
     }
-    sink.complete(bias_);
     Sublayers::embed_backward(execution, batch.source_ids, tokens,
                               place(dropout, 0, dropout_place::embedding),
                               Sublayers::whole_stream_gradient(execution, grad),
                               sink.accumulator(embedding_, shape.vocab_size, shape.d_model));
+    sink.complete(layers_.front().all);
+    sink.complete(bias_);
   }
 
  private:

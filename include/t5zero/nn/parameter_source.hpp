@@ -16,9 +16,12 @@ concept parameter_lease_of = requires(const L& lease) {
   { lease.data() } -> std::same_as<const T*>;
 };
 
+/// acquire(range): all of it. acquire_rows(range): of a table, the rows that the ids of the batch at hand
+/// name.
 template <class S, class T>
 concept parameter_source_of = element<T> && requires(S& source, parameter_range range) {
   { source.acquire(range) } -> parameter_lease_of<T>;
+  { source.acquire_rows(range) } -> parameter_lease_of<T>;
 };
 
 }  // namespace t5zero

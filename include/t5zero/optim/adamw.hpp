@@ -20,7 +20,7 @@ struct adamw_options {
 
 /// Scalars of one AdamW update (Loshchilov and Hutter 2019), the same for all elements.
 struct adamw_params {
-  bool applies = true;  ///< false: gradients were not finite, nothing changes
+  bool applies = false;  ///< true for one update whose gradients are finite; else nothing changes
   float learning_rate = 0.0F;
   float beta1 = 0.9F;
   float beta2 = 0.999F;
@@ -38,6 +38,7 @@ struct adamw_params {
                                                                   double learning_rate, index_t update,
                                                                   double grad_multiplier) {
   adamw_params params;
+  params.applies = true;
   params.learning_rate = static_cast<float>(learning_rate);
   params.beta1 = static_cast<float>(options.beta1);
   params.beta2 = static_cast<float>(options.beta2);

@@ -100,4 +100,9 @@ T5ZERO_HOST_DEVICE inline void finish_update(const update_settings& settings, co
   outcome.loss_scale = settings.scales_loss ? state.scaler.scale : 1.0;
 }
 
+/// After an optimizer's step that the next forward would make again otherwise.
+T5ZERO_HOST_DEVICE constexpr void end_update(step_state& state) {
+  state.adamw.applies = false;
+}
+
 }  // namespace t5zero

@@ -54,6 +54,7 @@ struct memory_plan {
   index_t activation_bytes = 0;
   slice workspace;         ///< packing buffers and partial sums of the backend
   slice step;              ///< step_state
+  slice squares;           ///< double: parts of the gradients' sum of squares
   slice losses;            ///< loss_sums [micro_batches]
   slice decay_boundaries;  ///< index_t [tensors]: where weight decay begins and ends
   slice batch;             ///< the batch at hand, where the backend keeps a copy of it
@@ -141,6 +142,11 @@ template <class Backend, precision_policy Precision>
   plan.workspace =
       builder.take(Backend::template workspace_bytes<Precision>(shape, largest, options.threads));
   plan.step = builder.take(step_state_bytes);
+  // Of ranges of tensors, or of all gradients at once.
+  plan.squares = builder.take(options.trains ? (tensor_count(shape) + Backend::square_parts(parameters) +
+                                                parameters / Backend::elements_of_square_part) *
+                                                   8
+                                             : 0);
   plan.losses = builder.take(options.micro_batches * loss_sums_bytes);
   plan.decay_boundaries = builder.take((tensor_count(shape) + 1) * 8);
   plan.batch = builder.take(Backend::batch_staging::device_bytes(batch.covering(evaluation)));

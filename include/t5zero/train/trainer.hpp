@@ -11,6 +11,7 @@
 #include <iostream>
 #include <optional>
 #include <span>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -29,6 +30,7 @@
 #include <t5zero/plan/optimizer_state.hpp>
 #include <t5zero/tensor/arena.hpp>
 #include <t5zero/tensor/batch_view.hpp>
+#include <t5zero/train/stepped_source.hpp>
 #include <t5zero/zero/sharding.hpp>
 
 namespace t5zero {
@@ -82,6 +84,7 @@ class trainer {
   using backend = typename Run::backend;
   using operations = typename Run::operations;
   using sharding = zero::sharding<typename Run::zero, typename Run::communicator, element_type>;
+  using execution = typename backend::execution;
 
   /// Allocates everything. `shape`: Run::model's, with the vocabulary and the head of this checkpoint.
   /// `largest`: bounds every batch that will come. Weights are zero until `initialize` or `load`. Throws
@@ -99,7 +102,9 @@ class trainer {
                  host_arena_.template at<std::byte>(plan_.host_batches),
                  largest_.covering(largest_evaluation_)),
         model_(shape_),
-        source_(arena_.template at<element_type>(plan_.weights)),
+        source_(typename sharding::parameter_source(arena_.template at<element_type>(plan_.weights)),
+                parameter_count(shape_), backend::least_optimizer_piece,
+                [this](execution& on, parameter_range range) { step_adamw(on, range); }),
         sink_(
             shape_, arena_.template at<std::byte>(plan_.gradients), plan_.gradient_type,
             arena_.template at<float>(plan_.gradient_sums),
@@ -108,6 +113,9 @@ class trainer {
             },
             [this](float* sums, index_t count) {
               operations::fill_zero(device_.main(), matrix_view<float>(sums, 1, count));
+            },
+            [this](parameter_range range) {
+              if (takes_norm_in_backward()) add_squares(range);
             }),
         activations_(arena_.data(), plan_.training, shape_),
         evaluation_activations_(arena_.data(), plan_.evaluation, shape_),
@@ -160,6 +168,7 @@ class trainer {
 
   /// T5's random initialisation, a function of the seed and each element's place alone.
   void initialize(std::uint32_t seed, double initializer_factor = 1.0) {
+    settle();
     require(wide_weights() != nullptr,
             "trainer: a 16-bit evaluation has no weights to initialise; load some");
     for (const parameter_row& row : table_) {
@@ -172,6 +181,7 @@ class trainer {
   /// Calls fill(row, float* values [row.count()]) for each tensor: the way weights come in.
   template <class Fill>
   void load(const Fill& fill) {
+    settle();
     for (const parameter_row& row : table_) {
       if (float* wide = wide_weights()) {
         write_from_host(wide + row.offset, row.count(), [&](float* values) { fill(row, values); });
@@ -195,6 +205,7 @@ class trainer {
   void for_each_state(const Use& use) const {
     require(options_.trains && submitted_micro_batches_ == 0,
             "trainer: its state is whole between two updates only");
+    settle();
     for (const parameter_row& row : table_) use("weights", row, wide_weights() + row.offset, row.count());
     if (optimizer() == optimizer_kind::adamw) {
       for (const parameter_row& row : table_) {
@@ -251,6 +262,7 @@ class trainer {
 
   /// The fp32 values of a tensor: masters where there are any. to: [row.count()].
   void read(const parameter_row& row, float* to) const {
+    settle();
     const auto copy = [&](const auto* from) {
       std::transform(from, from + row.count(), to, [](auto value) { return static_cast<float>(value); });
     };
@@ -262,6 +274,7 @@ class trainer {
   /// Calls use(const element_type*) with the stored (perhaps 16-bit) values of a tensor.
   template <class Use>
   void read_stored(const parameter_row& row, const Use& use) const {
+    settle();
     read_on_host(static_cast<const element_type*>(weights()) + row.offset, row.count(), use);
   }
   /// The gradient of a tensor after the last micro-batches, unscaled. to: [row.count()].
@@ -289,12 +302,17 @@ class trainer {
     operations::begin_micro_batch(device_.main(), settings_, state(), labels, loss_divisor);
     const bool accumulates = submitted_micro_batches_ > 0;
     device_.replay(accumulates ? step_kind::train_accumulating : step_kind::train, staged, [&] {
+      if (!accumulates && leaves_steps()) begin_step(staged);
+      square_parts_ = squared_elements_ = 0;
       sink_.begin_micro_batch(accumulates);
       const dropout_state dropout{options_.dropout_rate, options_.seed, &state()->micro_step};
       model_.forward_backward(device_.main(), source_, sink_, staged, dropout, loss_options_of(),
                               activations_);
+      require(source_.is_stepped(), "trainer: the forward left weights unread");
+      if (takes_norm_in_backward()) sum_squares();
       operations::finish_micro_batch(device_.main(), state(), losses());
     });
+    step_is_due_ = false;
     ++submitted_micro_batches_;
   }
   /// The same, and waits for its loss (mean over its labels that count).
@@ -310,7 +328,8 @@ class trainer {
   }
 
   /// Submits the update: clips, steps the optimizer, publishes the weights; the next micro-batch starts new
-  /// gradients. At most updates_in_flight results may be outstanding.
+  /// gradients. Where the backend overlaps them, AdamW's step is left to the next forward, or to what reads
+  /// the weights before. At most updates_in_flight results may be outstanding.
   void submit_update(const learning_rate_function& learning_rate) {
     require(submitted_micro_batches_ > 0, "trainer: an update needs at least one micro-batch");
     require(submitted_updates_ - read_updates_ < updates_in_flight,
@@ -320,18 +339,21 @@ class trainer {
     for (index_t i = 0; i <= submitted_updates_ - read_updates_; ++i)
       rates.rates[i] = learning_rate(known_applied_ + i);
     execution& main = device_.main();
-    operations::sum_of_squares(main, gradients(), plan_.gradient_type, parameter_count(shape_),
-                               &state()->squares);
+    if (!takes_norm_in_backward()) {
+      square_parts_ = squared_elements_ = 0;
+      submit_squares(main, {0, parameter_count(shape_)});
+      sum_squares();
+    }
     const index_t slot = submitted_updates_ % updates_in_flight;
     operations::finish_update(main, settings_, rates, state(), losses(), submitted_micro_batches_,
                               outcome(slot), outcome_losses(slot));
-    if (settings_.optimizer == optimizer_kind::adamw)
-      operations::adamw(main, &state()->adamw, decay_boundaries_, wide_weights(), first_moments(),
-                        second_moments(), gradients(), plan_.gradient_type, published(0),
-                        parameter_count(shape_));
-    else
-      step_adafactor();
     device_.mark(slot);
+    if (settings_.optimizer == optimizer_kind::adafactor)
+      step_adafactor();
+    else if (leaves_steps())
+      step_is_due_ = true;
+    else
+      step_adamw(main, {0, parameter_count(shape_)});
     in_flight_[static_cast<std::size_t>(slot)] = {submitted_micro_batches_, rates};
     submitted_micro_batches_ = 0;
     ++submitted_updates_;
@@ -371,6 +393,7 @@ class trainer {
   /// Loss of a batch without dropout or gradients (mean over its labels that count).
   double evaluate(const batch_view& batch) {
     check_batch(batch, largest_evaluation_, shape_.vocab_size);
+    settle();
     const batch_view staged = staging_.stage(device_.main(), batch);
     device_.replay(step_kind::evaluate, staged, [&] {
       model_.forward(device_.main(), source_, staged, dropout_state{}, loss_options_of(),
@@ -385,6 +408,7 @@ class trainer {
                                                              const generation_options& options) {
     require(generator_.has_value(), "trainer: generate() needs trainer_options::generation");
     check_sources(batch, largest_evaluation_, shape_.vocab_size);
+    settle();
     generator_->generate(device_, model_, source_, batch, staging_.stage(device_.main(), sources_of(batch)),
                          options);
     return *generator_;
@@ -411,8 +435,6 @@ class trainer {
   }
 
  private:
-  using execution = typename backend::execution;
-
   /// A batch without its targets.
   static batch_view sources_of(batch_view batch) {
     batch.target = {};
@@ -446,6 +468,55 @@ class trainer {
     return gradients() + first * byte_size(plan_.gradient_type);
   }
 
+  void step_adamw(execution& on, parameter_range range) const {
+    operations::adamw(on, &state()->adamw, decay_boundaries_, wide_weights(), first_moments(),
+                      second_moments(), gradients(), plan_.gradient_type, published(0), range);
+  }
+  /// The forward that follows steps the weights before it reads them. Of 16-bit copies the rows of the
+  /// embedding that it gathers are stepped apart, since the table, which the head reads, takes long.
+  void begin_step(const batch_view& batch) {
+    if constexpr (Run::precision::has_master_weights) {
+      const parameter_row embedding =
+          find_parameter(shape_, parameter_stack::shared, 0, parameter_role::embedding);
+      source_.begin_step(device_.main(), embedding.offset + embedding.count(), [&] {
+        operations::adamw_rows(device_.main(), &state()->adamw, decay_boundaries_, wide_weights(),
+                               first_moments(), second_moments(), gradients(), plan_.gradient_type, weights(),
+                               embedding.range(), embedding.cols, {batch.source_ids, batch.source.tokens},
+                               {batch.decoder_ids, batch.target.tokens});
+      });
+    } else {
+      source_.begin_step(device_.main(), 0, [] {});
+    }
+  }
+  /// Is the gradients' norm taken piece by piece, beside the backward of the layers before?
+  [[nodiscard]] bool takes_norm_in_backward() const {
+    return backend::overlaps_optimizer && options_.gradient_accumulation == 1;
+  }
+  void add_squares(parameter_range range) {
+    submit_squares(device_.main().fork_behind_branches(branch_of::optimizer), range);
+  }
+  void submit_squares(execution& on, parameter_range range) {
+    const index_t parts = backend::square_parts(range.count);
+    operations::partial_squares(on, gradients(), plan_.gradient_type, range,
+                                {squares() + square_parts_, parts});
+    square_parts_ += parts;
+    squared_elements_ += range.count;
+  }
+  void sum_squares() {
+    require(squared_elements_ == parameter_count(shape_), "trainer: backward left gradients incomplete");
+    device_.main().join(branch_of::optimizer);
+    operations::sum_parts(device_.main(), {squares(), square_parts_}, &state()->squares);
+  }
+  /// Is AdamW's step left to the next forward?
+  [[nodiscard]] bool leaves_steps() const {
+    return backend::overlaps_optimizer && settings_.optimizer == optimizer_kind::adamw;
+  }
+  /// Before the weights are read by anything but a training's forward.
+  void settle() const {
+    if (!std::exchange(step_is_due_, false)) return;
+    step_adamw(device_.main(), {0, parameter_count(shape_)});
+    operations::end_update(device_.main(), state());
+  }
   void step_adafactor() {
     for_each_factored_moment(shape_, [&](const parameter_row& row, factored_moment at) {
       operations::adafactor(device_.main(), &state()->adafactor, decays(row, settings_.adafactor.decay_scope),
@@ -458,6 +529,7 @@ class trainer {
   static_assert(sizeof(step_state) <= step_state_bytes && sizeof(loss_sums) == loss_sums_bytes &&
                 sizeof(update_outcome) <= update_outcome_bytes);
   [[nodiscard]] step_state* state() const { return arena_.template at<step_state>(plan_.step); }
+  [[nodiscard]] double* squares() const { return arena_.template at<double>(plan_.squares); }
   [[nodiscard]] loss_sums* losses() const { return arena_.template at<loss_sums>(plan_.losses); }
   [[nodiscard]] update_outcome* outcome(index_t slot) const {
     return reinterpret_cast<update_outcome*>(host_arena_.template at<std::byte>(plan_.outcomes) +
@@ -544,7 +616,7 @@ class trainer {
   arena<typename backend::host_memory> host_arena_;
   typename backend::batch_staging staging_;
   model::t5<typename Run::sublayers, element_type> model_;
-  typename sharding::parameter_source source_;
+  stepped_source<typename sharding::parameter_source, execution> source_;
   typename sharding::gradient_sink sink_;
   model::activations<element_type> activations_;
   model::activations<element_type> evaluation_activations_;
@@ -552,7 +624,10 @@ class trainer {
   update_settings settings_;
   std::vector<parameter_row> table_;
   vector_view<const index_t> decay_boundaries_;  ///< in the backend's memory
-  index_t submitted_micro_batches_ = 0;          ///< of the update at hand
+  mutable bool step_is_due_ = false;             ///< of an update that was submitted
+  index_t square_parts_ = 0;                     ///< of the sum of squares at hand
+  index_t squared_elements_ = 0;
+  index_t submitted_micro_batches_ = 0;  ///< of the update at hand
   index_t submitted_updates_ = 0;
   index_t read_updates_ = 0;
   std::array<submitted_update, static_cast<std::size_t>(updates_in_flight)> in_flight_;

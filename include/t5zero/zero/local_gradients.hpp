@@ -24,11 +24,17 @@ class local_gradients {
   using rounding = std::function<void(const float* from, void* to, dtype type, index_t count)>;
   /// Fills `count` fp32 sums with zeros, on the backend.
   using zeroing = std::function<void(float* sums, index_t count)>;
+  /// Told of each range when its gradient is final.
+  using completion = std::function<void(parameter_range range)>;
 
   /// data: [parameter_count] elements of `type`; sums: as plan_memory planned, unused if type is fp32.
   local_gradients(const model_shape& shape, std::byte* data, dtype type, float* sums, rounding round,
-                  zeroing zero)
-      : data_(data), type_(type), round_(std::move(round)), zero_(std::move(zero)) {
+                  zeroing zero, completion completed)
+      : data_(data),
+        type_(type),
+        round_(std::move(round)),
+        zero_(std::move(zero)),
+        completed_(std::move(completed)) {
     for_each_gradient_sum(shape, [&](const parameter_row& row, index_t first) {
       shared_.push_back({row.range(), type == dtype::f32 ? nullptr : sums + first, false});
     });
@@ -64,8 +70,8 @@ class local_gradients {
 
   void complete(parameter_range range) {
     const shared_gradient* shared = find(range);
-    if (shared == nullptr || shared->sum == nullptr) return;
-    round_(shared->sum, at(range), type_, range.count);
+    if (shared != nullptr && shared->sum != nullptr) round_(shared->sum, at(range), type_, range.count);
+    completed_(range);
   }
 
  private:
@@ -89,6 +95,7 @@ class local_gradients {
   dtype type_;
   rounding round_;
   zeroing zero_;
+  completion completed_;
   bool accumulates_ = false;
   std::vector<shared_gradient> shared_;
 };

@@ -22,6 +22,7 @@ class resident_source {
   /// `weights`: [parameter_count], outlives the source.
   explicit resident_source(const T* weights) : weights_(weights) {}
   [[nodiscard]] lease acquire(parameter_range range) const { return lease(weights_ + range.first); }
+  [[nodiscard]] lease acquire_rows(parameter_range table) const { return acquire(table); }
 
  private:
   const T* weights_;

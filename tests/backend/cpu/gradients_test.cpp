@@ -355,6 +355,7 @@ TEST_CASE("AdamW follows its definition") {
                        1e-2 / 0.271 * first / (corrected + 1e-8));
   }
   adamw_params p;
+  p.applies = true;
   p.learning_rate = 1e-2F;
   p.weight_decay = 0.1F;
   p.bias_correction1 = 0.271F;
@@ -363,7 +364,7 @@ TEST_CASE("AdamW follows its definition") {
   machine machine;
   const index_t decays_from[1] = {0};
   ops::adamw(machine.stream, &p, {decays_from, 1}, w.data(), m1.data(), m2.data(),
-             reinterpret_cast<const std::byte*>(g.data()), dtype::f32, nullptr, n);
+             reinterpret_cast<const std::byte*>(g.data()), dtype::f32, nullptr, {0, n});
   CHECK(distance(w, expected) < forward_bound);
 }
 

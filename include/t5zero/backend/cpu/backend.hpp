@@ -74,6 +74,12 @@ struct backend {
   [[nodiscard]] static constexpr batch_shape padded(const batch_shape& batch) { return batch; }
   /// Nothing runs beside anything else.
   static constexpr index_t scratch_sets = 1;
+  /// Parts of the sum of squares of `count` gradients.
+  [[nodiscard]] static constexpr index_t square_parts(index_t /*count*/) { return 1; }
+  static constexpr index_t elements_of_square_part = index_t{1} << 40;
+  /// Is the gradients' norm taken while backward goes on, and the optimizer's step left to the next forward?
+  static constexpr bool overlaps_optimizer = false;
+  static constexpr index_t least_optimizer_piece = 1;
   /// Updates whose results may be outstanding.
   static constexpr index_t updates_in_flight = 1;
 

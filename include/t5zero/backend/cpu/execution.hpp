@@ -28,6 +28,8 @@ class execution {
   }
 
   [[nodiscard]] execution& fork(branch_of /*branch*/) { return *this; }
+  [[nodiscard]] execution& fork_behind_branches(branch_of /*branch*/) { return *this; }
+  [[nodiscard]] execution& resume(branch_of /*branch*/) { return *this; }
   void join(branch_of /*branch*/) {}
   void join_branches() {}
 

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <numeric>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cpu/activation.hpp>
@@ -164,6 +166,7 @@ struct operations {
     t5zero::finish_update(settings, rates, *state, *outcome);
     std::copy_n(losses, count, outcome_losses);
   }
+  static void end_update(execution& /*e*/, step_state* state) { t5zero::end_update(*state); }
 
   static void initialize(execution& e, vector_view<float> values, double std, double factor,
                          std::uint32_t seed, std::uint64_t first_element) {
@@ -180,33 +183,46 @@ struct operations {
       });
     });
   }
-  /// *result = sum of squares of `count` gradients.
-  static void sum_of_squares(execution& e, const std::byte* gradients, dtype type, index_t count,
-                             double* result) {
-    *result = visit(type, [&](auto zero) {
-      return cpu::sum_of_squares(e, reinterpret_cast<const decltype(zero)*>(gradients), count);
+  /// parts: [1], the sum of squares of the gradients `range`.
+  static void partial_squares(execution& e, const std::byte* gradients, dtype type, parameter_range range,
+                              vector_view<double> parts) {
+    parts[0] = visit(type, [&](auto zero) {
+      const auto* gradient = reinterpret_cast<const decltype(zero)*>(gradients);
+      return cpu::sum_of_squares(e, gradient + range.first, range.count);
     });
   }
-  /// One update of `count` elements by *params (nothing where params->applies is false). decay_boundaries:
-  /// ascending elements, multiples of 8, at which weight decay begins, ends, begins, ... (none: nowhere).
-  /// weights: 16-bit copies to write back, or null.
+  static void sum_parts(execution& /*e*/, vector_view<const double> parts, double* result) {
+    *result = std::accumulate(parts.data, parts.data + parts.size, 0.0);
+  }
+  /// One update by *params (nothing where params->applies is false) of the elements `range` of the arrays.
+  /// decay_boundaries: ascending elements, multiples of 8, at which weight decay begins, ends, begins, ...
+  /// (none: nowhere). weights: 16-bit copies to write back, or null.
   static void adamw(execution& e, const adamw_params* params, vector_view<const index_t> decay_boundaries,
                     float* master, float* first, float* second, const std::byte* gradients, dtype type,
-                    T* weights, index_t count) {
+                    T* weights, parameter_range range) {
     if (!params->applies) return;
     visit(type, [&](auto zero) {
       const auto* gradient = reinterpret_cast<const decltype(zero)*>(gradients);
-      adamw_params range = *params;
-      index_t at = 0;
-      for (index_t i = 0; i <= decay_boundaries.size; ++i) {
-        const index_t end = i < decay_boundaries.size ? decay_boundaries[i] : count;
-        range.weight_decay = i % 2 == 1 ? params->weight_decay : 0.0F;
-        cpu::adamw(e, range, master + at, first + at, second + at, gradient + at,
+      adamw_params piece = *params;
+      index_t at = range.first;
+      const index_t last = range.first + range.count;
+      for (index_t i = 0; i <= decay_boundaries.size && at < last; ++i) {
+        const index_t end = i < decay_boundaries.size ? std::min(last, decay_boundaries[i]) : last;
+        if (end <= at) continue;
+        piece.weight_decay = i % 2 == 1 ? params->weight_decay : 0.0F;
+        cpu::adamw(e, piece, master + at, first + at, second + at, gradient + at,
                    weights == nullptr ? nullptr : weights + at, end - at);
         at = end;
       }
     });
   }
+  /// The 16-bit copies alone of rows of a table; here no update is ever left to be seen.
+  static void adamw_rows(execution& /*e*/, const adamw_params* /*params*/,
+                         vector_view<const index_t> /*decay_boundaries*/, const float* /*master*/,
+                         const float* /*first*/, const float* /*second*/, const std::byte* /*gradients*/,
+                         dtype /*type*/, T* /*weights*/, parameter_range /*table*/, index_t /*cols*/,
+                         vector_view<const std::int32_t> /*ids*/,
+                         vector_view<const std::int32_t> /*more_ids*/) {}
   /// Of one tensor; see cpu/adafactor.hpp. decays: does weight decay apply to it?
   static void adafactor(execution& e, const adafactor_params* state_params, bool decays, bool is_vector,
                         index_t rows, index_t cols, float* master, float* row_moments, float* column_moments,

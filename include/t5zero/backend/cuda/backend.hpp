@@ -37,6 +37,18 @@ struct backend {
 
   /// One for each branch of sublayers.
   static constexpr index_t scratch_sets = 3;
+  /// Parts of the sum of squares of `count` gradients: one for each block, at most some for each
+  /// multiprocessor. The parts of all tensors together are at most as many as this, one for each tensor and
+  /// one for each elements_of_square_part.
+  [[nodiscard]] static constexpr index_t square_parts(index_t count) {
+    return std::min(index_t{1024}, ceil_div(count, elements_of_square_part));
+  }
+  static constexpr index_t elements_of_square_part = index_t{1} << 14;
+  /// Is the gradients' norm taken while backward goes on, and the optimizer's step left to the next forward,
+  /// which it then runs beside?
+  static constexpr bool overlaps_optimizer = true;
+  /// Elements: what takes about as long as a layer of a small model, so that the pieces are few.
+  static constexpr index_t least_optimizer_piece = index_t{2} << 20;
   /// Updates whose results may be outstanding: the host runs ahead of the device.
   static constexpr index_t updates_in_flight = max_updates_in_flight;
   /// What a batch becomes on the device.
@@ -61,10 +73,9 @@ struct backend {
     const index_t largest = std::max(
         {matmul_workspace_bytes, rms_norm_workspace_bytes(tokens, shape.d_model),
          attention_workspace_bytes(batch.batch, longest, longest, shape.n_heads, shape.d_kv, shape.n_buckets),
-         sum_of_squares_workspace_bytes(parameter_count(shape)),
          adafactor_workspace_bytes(shape.vocab_size, shape.d_model),
          adafactor_workspace_bytes(widest, shape.d_model), adafactor_workspace_bytes(shape.d_model, widest)});
-    return round_up(largest, index_t{256}) + branch_count * branch_workspace_bytes;
+    return round_up(largest, index_t{256}) + branches_workspace_bytes();
   }
 };
 

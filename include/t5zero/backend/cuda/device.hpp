@@ -21,6 +21,9 @@ class device {
   /// Throws device_error.
   explicit device(const device_options& options) {
     check(cudaSetDevice(options.ordinal));
+    // The driver keeps a call stack for each thread that the GPU can hold, by default 1 KB: 264 MB on an
+    // H200. It makes room for a kernel that needs one when it is launched; none here does.
+    check(cudaDeviceSetLimit(cudaLimitStackSize, 0));
     check(cublasLtCreate(&cublas_));
     // What is on the critical path goes first: branches run where the main stream leaves room.
     int lowest = 0;
@@ -55,12 +58,12 @@ class device {
   /// Device memory, aligned to 256 bytes: branch_workspace_bytes for each branch, the rest for the main
   /// stream.
   void set_workspace(std::byte* workspace, index_t bytes) {
-    require(bytes >= branch_count * branch_workspace_bytes,
-            "cuda::device: less workspace than the branches need");
-    for (execution& e : executions_) {
+    require(bytes >= branches_workspace_bytes(), "cuda::device: less workspace than the branches need");
+    for (int i = 0; i < stream_count; ++i) {
+      execution& e = executions_[i];
       e.workspace_ = workspace;
       e.workspace_bytes_ =
-          &e == executions_ ? bytes - branch_count * branch_workspace_bytes : branch_workspace_bytes;
+          i == 0 ? bytes - branches_workspace_bytes() : branch_workspace_bytes(static_cast<branch_of>(i - 1));
       workspace += e.workspace_bytes_;
     }
   }

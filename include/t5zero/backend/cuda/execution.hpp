@@ -19,8 +19,16 @@ namespace t5zero::cuda {
 /// Streams of one step: the main one and its branches.
 inline constexpr int stream_count = 1 + branch_count;
 
-/// Scratch of each branch, which runs matmuls and norms alone.
-inline constexpr index_t branch_workspace_bytes = index_t{8} << 20;
+/// Scratch of a branch: for the matmuls and norms of those that compute gradients, none for the optimizer's.
+[[nodiscard]] constexpr index_t branch_workspace_bytes(branch_of branch) {
+  return branch == branch_of::optimizer ? 0 : index_t{8} << 20;
+}
+[[nodiscard]] constexpr index_t branches_workspace_bytes() {
+  index_t bytes = 0;
+  for (int branch = 0; branch < branch_count; ++branch)
+    bytes += branch_workspace_bytes(static_cast<branch_of>(branch));
+  return bytes;
+}
 
 /// A stream of a GPU. Work submitted to one execution runs in order; a branch runs beside it until it is
 /// joined. All of it may be captured into a graph.
@@ -46,6 +54,19 @@ class execution {
   [[nodiscard]] execution& fork(branch_of branch) {
     execution& side = *branches_[static_cast<std::size_t>(branch)];
     side.wait_for(*this);
+    side.is_ahead_ = true;
+    return side;
+  }
+  /// The same, and all work submitted to the other branches, which go on.
+  [[nodiscard]] execution& fork_behind_branches(branch_of branch) {
+    execution& side = fork(branch);
+    for (execution* other : branches_)
+      if (other != &side && other->is_ahead_) side.wait_for(*other);
+    return side;
+  }
+  /// The side stream as it stands: it sees what its last fork and its own work saw, and nothing later.
+  [[nodiscard]] execution& resume(branch_of branch) {
+    execution& side = *branches_[static_cast<std::size_t>(branch)];
     side.is_ahead_ = true;
     return side;
   }

@@ -117,6 +117,7 @@ struct operations {
   static void finish_update(execution& e, const update_settings& settings, const update_rates& rates,
                             step_state* state, const loss_sums* losses, index_t count,
                             update_outcome* outcome, loss_sums* outcome_losses);
+  static void end_update(execution& e, step_state* state);
 
   // kernels/initialize.cuh
   static void initialize(execution& e, vector_view<float> values, double std, double factor,
@@ -125,15 +126,23 @@ struct operations {
   // kernels/optimizer.cuh
   /// to[i] = from[i] rounded to `type`.
   static void convert(execution& e, const float* from, void* to, dtype type, index_t count);
-  /// *result = sum of squares of `count` gradients.
-  static void sum_of_squares(execution& e, const std::byte* gradients, dtype type, index_t count,
-                             double* result);
-  /// One update of `count` elements by *params (nothing where params->applies is false). decay_boundaries:
-  /// ascending elements, multiples of 8, at which weight decay begins, ends, begins, ... (none: nowhere).
-  /// weights: 16-bit copies to write back, or null.
+  /// parts = sums whose sum is that of the squares of the gradients `range`.
+  static void partial_squares(execution& e, const std::byte* gradients, dtype type, parameter_range range,
+                              vector_view<double> parts);
+  static void sum_parts(execution& e, vector_view<const double> parts, double* result);
+  /// One update by *params (nothing where params->applies is false) of the elements `range` of the arrays;
+  /// range.first is a multiple of 8. decay_boundaries: ascending elements, multiples of 8, at which weight
+  /// decay begins, ends, begins, ... (none: nowhere). weights: 16-bit copies to write back, or null.
   static void adamw(execution& e, const adamw_params* params, vector_view<const index_t> decay_boundaries,
                     float* master, float* first, float* second, const std::byte* gradients, dtype type,
-                    T* weights, index_t count);
+                    T* weights, parameter_range range);
+  /// The 16-bit copies alone of rows of a table (`table` of the arrays, rows of `cols`), as that update will
+  /// leave them: those that ids and more_ids name.
+  static void adamw_rows(execution& e, const adamw_params* params,
+                         vector_view<const index_t> decay_boundaries, const float* master, const float* first,
+                         const float* second, const std::byte* gradients, dtype type, T* weights,
+                         parameter_range table, index_t cols, vector_view<const std::int32_t> ids,
+                         vector_view<const std::int32_t> more_ids);
   /// Of one tensor; see cpu/adafactor.hpp. decays: does weight decay apply to it?
   static void adafactor(execution& e, const adafactor_params* params, bool decays, bool is_vector,
                         index_t rows, index_t cols, float* master, float* row_moments, float* column_moments,

@@ -16,8 +16,6 @@ namespace detail {
 inline constexpr index_t norm_direct_rows = 2048;
 inline constexpr index_t norm_row_blocks = 1024;
 
-inline constexpr index_t square_blocks = 1024;
-
 /// How Adafactor's passes over a matrix divide it: `chunks` parts of a row by `row_blocks` blocks of rows.
 struct adafactor_grid {
   static constexpr index_t columns_per_chunk = 512;
@@ -69,11 +67,6 @@ inline constexpr index_t most_picked_candidates = 128;
 /// Bytes that rms_norm_backward borrows: partial sums of the weight's gradient, where there are many rows.
 [[nodiscard]] constexpr index_t rms_norm_workspace_bytes(index_t rows, index_t cols) {
   return rows <= detail::norm_direct_rows ? 0 : detail::norm_row_blocks * cols * 4;
-}
-
-/// Bytes that sum_of_squares borrows.
-[[nodiscard]] constexpr index_t sum_of_squares_workspace_bytes(index_t /*count*/) {
-  return detail::square_blocks * 8;
 }
 
 /// Bytes that adafactor borrows for a matrix [rows, cols]; a vector borrows none.

@@ -3,23 +3,25 @@
 //
 // All arrays are contiguous, `count` elements, aligned to 16 bytes; nothing overlaps.
 //   convert         to = from rounded to nearest; overwrites
-//   sum_of_squares  *result overwritten; not finite if any gradient is not. Squares are added in fp32 inside
+//   partial_squares parts[i] overwritten; not finite if any gradient is not. Squares are added in fp32 inside
 //   a
-//                   thread's 64 bytes and in double beyond. The blocks begin with the end of the array: what
+//                   thread's 64 bytes and in double beyond. The blocks begin with the end of the range: what
 //                   the L2 holds afterwards is the beginning, where the optimizer starts to read.
+//   sum_parts       *result overwritten
 //   adamw           master, first, second updated in place, weights (16-bit copies, or null) overwritten;
-//   nothing
-//                   changes where params->applies is false. Scalars are read on the GPU: nothing waits for
-//                   the host. Weight decay is on between boundaries 2 k and 2 k + 1: a block counts once how
-//                   many lie before it, while its loads are under way, and looks closer only where one lies
-//                   inside it.
-// Deterministic; on the execution's stream. sum_of_squares is two launches, the others one.
+//                   nothing changes where params->applies is false. Scalars are read on the GPU: nothing
+//                   waits for the host. Weight decay is on between boundaries 2 k and 2 k + 1: a block counts
+//                   once how many lie before it, while its loads are under way, and looks closer only where
+//                   one lies inside it.
+//   adamw_rows      weights of the rows that ids name as adamw will leave them: the same bits, whatever of
+//                   the two writes last. An id outside the table, or one that comes twice, does no harm.
+// Deterministic; on the execution's stream; one launch each.
 //
 // Floors at 4.27 TB/s (H200) and targets:
 //   adamw           28 bytes an element:  t5-small 1.69 GB, 397 us, target 430 us; t5-large 20.7 GB, 4.84 ms,
 //   target
 //                   5.2 ms (with 16-bit gradients and copies as with fp32 ones and none)
-//   sum_of_squares  t5-small fp16 121 MB, 28 us, target 34 us; t5-large fp32 2.95 GB, 0.69 ms, target 0.75 ms
+//   partial_squares t5-small fp16 121 MB, 28 us, target 34 us; t5-large fp32 2.95 GB, 0.69 ms, target 0.75 ms
 //   convert         t5-small to fp16 363 MB, 85 us, target 95 us
 #pragma once
 
@@ -33,7 +35,6 @@
 #include <t5zero/backend/cuda/kernels/row_access.cuh>
 #include <t5zero/backend/cuda/kernels/streaming.cuh>
 #include <t5zero/backend/cuda/operations.hpp>
-#include <t5zero/backend/cuda/reduction_workspace.hpp>
 
 namespace t5zero::cuda {
 
@@ -43,6 +44,9 @@ namespace detail {
 /// piece of memory, of 256 or 512 bytes.
 inline constexpr int pass_threads = 256;
 inline constexpr int pass_packs = 2;
+/// One pack a thread: the fewest registers, since AdamW runs beside the forward and takes what that leaves.
+inline constexpr int adamw_threads = 512;
+inline constexpr int adamw_packs = 1;
 inline constexpr index_t pass_elements = index_t{4} * pass_packs * pass_threads;
 
 /// First element of a thread's pack.
@@ -71,7 +75,7 @@ __global__ void __launch_bounds__(Threads) convert_kernel(const float* from, To*
   }
 }
 
-/// partial[block] = sum of squares of its tiles of the array.
+/// partial[block] = sum of squares of its tiles of `count` gradients.
 template <int Threads, element G>
 __global__ void __launch_bounds__(Threads)
     sum_of_squares_kernel(const G* gradient, index_t count, double* partial) {
@@ -138,12 +142,18 @@ struct adamw_update {
         inverse_correction2(1.0F / p.bias_correction2_sqrt) {}
 
   __device__ void operator()(float g, float keep, float& m, float& v, float& w) const {
+    // Which operations are fused is said, so that every kernel gives the same bits.
     g *= grad_multiplier;
-    m = beta1 * m + one_minus_beta1 * g;
-    v = beta2 * v + one_minus_beta2 * (g * g);
-    w = w * keep - step * (m / (sqrtf(v) * inverse_correction2 + epsilon));
+    m = __fmaf_rn(beta1, m, __fmul_rn(one_minus_beta1, g));
+    v = __fmaf_rn(beta2, v, __fmul_rn(one_minus_beta2, __fmul_rn(g, g)));
+    w = __fmaf_rn(-step, m / __fmaf_rn(sqrtf(v), inverse_correction2, epsilon), __fmul_rn(w, keep));
   }
 };
+
+/// What a decaying weight is multiplied by.
+[[nodiscard]] __device__ inline float decaying_factor(const adamw_params& p) {
+  return __fmaf_rn(-p.learning_rate, p.weight_decay, 1.0F);
+}
 
 /// How many decay boundaries lie at or before an element, for any element of a block's [begin, end).
 struct decay_range {
@@ -177,33 +187,33 @@ struct decay_range {
 template <int Threads, int Packs, element G, element W>
 __global__ void __launch_bounds__(Threads, 1024 / Threads)
     adamw_kernel(const adamw_params* params, vector_view<const index_t> decay_boundaries, float* master,
-                 float* first, float* second, const G* gradient, W* weights, index_t count) {
+                 float* first, float* second, const G* gradient, W* weights, index_t begin, index_t end) {
+  const adamw_params scalars = *params;
+  if (!scalars.applies) return;
   pack<G, 4> gradients[Packs];
   pack<float, 4> firsts[Packs];
   pack<float, 4> seconds[Packs];
   pack<float, 4> masters[Packs];
 #pragma unroll
   for (int p = 0; p < Packs; ++p) {
-    const index_t i = pass_element<Threads, Packs>(p);
-    if (i + 4 > count) continue;
+    const index_t i = begin + pass_element<Threads, Packs>(p);
+    if (i + 4 > end) continue;
     gradients[p] = load_streaming<4>(gradient + i);
     firsts[p] = load_streaming<4>(first + i);
     seconds[p] = load_streaming<4>(second + i);
     masters[p] = load_streaming<4>(master + i);
   }
-  const adamw_params p = *params;
-  const index_t begin = static_cast<index_t>(blockIdx.x) * (4 * Packs * Threads);
+  const index_t block_begin = begin + static_cast<index_t>(blockIdx.x) * (4 * Packs * Threads);
   const decay_range range =
-      decay_range::of_block<Threads>(decay_boundaries, begin, begin + 4 * Packs * Threads);
-  if (!p.applies) return;
-  const adamw_update update(p);
-  const float keep_decaying = 1.0F - p.learning_rate * p.weight_decay;
+      decay_range::of_block<Threads>(decay_boundaries, block_begin, block_begin + 4 * Packs * Threads);
+  const adamw_update update(scalars);
+  const float keep_decaying = decaying_factor(scalars);
 #pragma unroll
   for (int n = 0; n < Packs; ++n) {
-    const index_t i = pass_element<Threads, Packs>(n);
-    if (i >= count) continue;
+    const index_t i = begin + pass_element<Threads, Packs>(n);
+    if (i >= end) continue;
     const float keep = range.decays(i) ? keep_decaying : 1.0F;
-    if (i + 4 <= count) {
+    if (i + 4 <= end) {
 #pragma unroll
       for (int j = 0; j < 4; ++j)
         update(to_float(gradients[n].values[j]), keep, firsts[n].values[j], seconds[n].values[j],
@@ -215,11 +225,36 @@ __global__ void __launch_bounds__(Threads, 1024 / Threads)
       if (weights != nullptr) store_pack<4>(weights + i, masters[n].values);
     } else {
 #pragma unroll 1  // the array's last elements
-      for (index_t j = i; j < count; ++j) {
+      for (index_t j = i; j < end; ++j) {
         update(to_float(gradient[j]), keep, first[j], second[j], master[j]);
         if (weights != nullptr) weights[j] = from_float<W>(master[j]);
       }
     }
+  }
+}
+
+/// A block for each id: rows of `cols` elements from element `table` of the arrays on.
+template <int Threads, element G, element W>
+__global__ void __launch_bounds__(Threads)
+    adamw_rows_kernel(const adamw_params* params, vector_view<const index_t> decay_boundaries,
+                      const float* master, const float* first, const float* second, const G* gradient,
+                      W* weights, parameter_range table, index_t cols, const std::int32_t* ids,
+                      index_t id_count, const std::int32_t* more_ids) {
+  const adamw_params scalars = *params;
+  if (!scalars.applies) return;
+  const index_t block = blockIdx.x;
+  const index_t id = block < id_count ? ids[block] : more_ids[block - id_count];
+  if (id < 0 || id * cols >= table.count) return;
+  const index_t begin = table.first + id * cols;
+  const decay_range range = decay_range::of_block<Threads>(decay_boundaries, begin, begin + cols);
+  const adamw_update update(scalars);
+  const float keep_decaying = decaying_factor(scalars);
+  for (index_t i = begin + threadIdx.x; i < begin + cols; i += Threads) {
+    float m = first[i];
+    float v = second[i];
+    float w = master[i];
+    update(to_float(gradient[i]), range.decays(i) ? keep_decaying : 1.0F, m, v, w);
+    weights[i] = from_float<W>(w);
   }
 }
 
@@ -242,39 +277,57 @@ inline void convert(execution& e, const float* from, void* to, dtype type, index
   check(cudaGetLastError());
 }
 
-inline void sum_of_squares(execution& e, const std::byte* gradients, dtype type, index_t count,
-                           double* result) {
-  require(detail::is_aligned(gradients), "cuda::sum_of_squares: the array is not aligned to 16 bytes");
-  constexpr auto blocks = static_cast<unsigned>(detail::square_blocks);
-  auto* const partial = reinterpret_cast<double*>(e.workspace(sum_of_squares_workspace_bytes(count)));
-  if (count == 0) {
-    check(cudaMemsetAsync(result, 0, sizeof(double), e.stream()));
-    return;
-  }
+inline void partial_squares(execution& e, const std::byte* gradients, dtype type, parameter_range range,
+                            vector_view<double> parts) {
+  require(range.first % 8 == 0 && detail::is_aligned(gradients),
+          "cuda::partial_squares: the range is not aligned to 16 bytes");
+  require(range.count > 0 && parts.size > 0, "cuda::partial_squares: an empty range");
   visit(type, [&](auto zero) {
-    detail::sum_of_squares_kernel<256>
-        <<<blocks, 256, 0, e.stream()>>>(reinterpret_cast<const decltype(zero)*>(gradients), count, partial);
+    detail::sum_of_squares_kernel<256><<<static_cast<unsigned>(parts.size), 256, 0, e.stream()>>>(
+        reinterpret_cast<const decltype(zero)*>(gradients) + range.first, range.count, parts.data);
   });
   check(cudaGetLastError());
+}
+
+inline void sum_parts(execution& e, vector_view<const double> parts, double* result) {
   detail::sum_partials_kernel<1024>
-      <<<1, 1024, 0, e.stream()>>>(partial, static_cast<int>(detail::square_blocks), result);
+      <<<1, 1024, 0, e.stream()>>>(parts.data, static_cast<int>(parts.size), result);
   check(cudaGetLastError());
 }
 
 template <element T>
 void adamw(execution& e, const adamw_params* params, vector_view<const index_t> decay_boundaries,
            float* master, float* first, float* second, const std::byte* gradients, dtype type, T* weights,
-           index_t count) {
+           parameter_range range) {
+  require(range.first % 8 == 0, "cuda::adamw: the range does not begin at a multiple of 8 elements");
   require(detail::is_aligned(master) && detail::is_aligned(first) && detail::is_aligned(second) &&
               detail::is_aligned(gradients) && detail::is_aligned(weights),
           "cuda::adamw: the arrays are not aligned to 16 bytes");
-  if (count == 0) return;
-  const auto blocks = static_cast<unsigned>(ceil_div(count, detail::pass_elements));
+  if (range.count == 0) return;
+  const auto blocks =
+      static_cast<unsigned>(ceil_div(range.count, index_t{4} * detail::adamw_threads * detail::adamw_packs));
   visit(type, [&](auto zero) {
-    detail::adamw_kernel<detail::pass_threads, detail::pass_packs>
-        <<<blocks, detail::pass_threads, 0, e.stream()>>>(params, decay_boundaries, master, first, second,
-                                                          reinterpret_cast<const decltype(zero)*>(gradients),
-                                                          weights, count);
+    detail::adamw_kernel<detail::adamw_threads, detail::adamw_packs>
+        <<<blocks, detail::adamw_threads, 0, e.stream()>>>(params, decay_boundaries, master, first, second,
+                                                           reinterpret_cast<const decltype(zero)*>(gradients),
+                                                           weights, range.first, range.first + range.count);
+  });
+  check(cudaGetLastError());
+}
+
+template <element T>
+void adamw_rows(execution& e, const adamw_params* params, vector_view<const index_t> decay_boundaries,
+                const float* master, const float* first, const float* second, const std::byte* gradients,
+                dtype type, T* weights, parameter_range table, index_t cols,
+                vector_view<const std::int32_t> ids, vector_view<const std::int32_t> more_ids) {
+  constexpr int threads = 128;
+  if (ids.size + more_ids.size == 0) return;
+  visit(type, [&](auto zero) {
+    detail::adamw_rows_kernel<threads>
+        <<<static_cast<unsigned>(ids.size + more_ids.size), threads, 0, e.stream()>>>(
+            params, decay_boundaries, master, first, second,
+            reinterpret_cast<const decltype(zero)*>(gradients), weights, table, cols, ids.data, ids.size,
+            more_ids.data);
   });
   check(cudaGetLastError());
 }
@@ -284,15 +337,30 @@ void operations<T>::convert(execution& e, const float* from, void* to, dtype typ
   cuda::convert(e, from, to, type, count);
 }
 template <element T>
-void operations<T>::sum_of_squares(execution& e, const std::byte* gradients, dtype type, index_t count,
-                                   double* result) {
-  cuda::sum_of_squares(e, gradients, type, count, result);
+void operations<T>::partial_squares(execution& e, const std::byte* gradients, dtype type,
+                                    parameter_range range, vector_view<double> parts) {
+  cuda::partial_squares(e, gradients, type, range, parts);
+}
+template <element T>
+void operations<T>::sum_parts(execution& e, vector_view<const double> parts, double* result) {
+  cuda::sum_parts(e, parts, result);
 }
 template <element T>
 void operations<T>::adamw(execution& e, const adamw_params* params,
                           vector_view<const index_t> decay_boundaries, float* master, float* first,
-                          float* second, const std::byte* gradients, dtype type, T* weights, index_t count) {
-  cuda::adamw<T>(e, params, decay_boundaries, master, first, second, gradients, type, weights, count);
+                          float* second, const std::byte* gradients, dtype type, T* weights,
+                          parameter_range range) {
+  cuda::adamw<T>(e, params, decay_boundaries, master, first, second, gradients, type, weights, range);
+}
+template <element T>
+void operations<T>::adamw_rows(execution& e, const adamw_params* params,
+                               vector_view<const index_t> decay_boundaries, const float* master,
+                               const float* first, const float* second, const std::byte* gradients,
+                               dtype type, T* weights, parameter_range table, index_t cols,
+                               vector_view<const std::int32_t> ids,
+                               vector_view<const std::int32_t> more_ids) {
+  cuda::adamw_rows<T>(e, params, decay_boundaries, master, first, second, gradients, type, weights, table,
+                      cols, ids, more_ids);
 }
 
 }  // namespace t5zero::cuda

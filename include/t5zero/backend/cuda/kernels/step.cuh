@@ -31,6 +31,11 @@ __global__ void finish_update_kernel(update_settings settings, update_rates rate
   for (index_t i = 0; i < count; ++i) outcome_losses[i] = losses[i];
 }
 
+template <element T>
+__global__ void end_update_kernel(step_state* state) {
+  t5zero::end_update(*state);
+}
+
 }  // namespace detail
 
 template <element T>
@@ -50,6 +55,11 @@ void operations<T>::finish_update(execution& e, const update_settings& settings,
                                   update_outcome* outcome, loss_sums* outcome_losses) {
   detail::finish_update_kernel<T>
       <<<1, 1, 0, e.stream()>>>(settings, rates, state, losses, count, outcome, outcome_losses);
+  check(cudaGetLastError());
+}
+template <element T>
+void operations<T>::end_update(execution& e, step_state* state) {
+  detail::end_update_kernel<T><<<1, 1, 0, e.stream()>>>(state);
   check(cudaGetLastError());
 }
 
