@@ -513,6 +513,7 @@ class trainer {
   }
   /// Before the weights are read by anything but a training's forward.
   void settle() const {
+    source_.end_step();  // a forward that threw leaves one
     if (!std::exchange(step_is_due_, false)) return;
     step_adamw(device_.main(), {0, parameter_count(shape_)});
     operations::end_update(device_.main(), state());
@@ -616,7 +617,7 @@ class trainer {
   arena<typename backend::host_memory> host_arena_;
   typename backend::batch_staging staging_;
   model::t5<typename Run::sublayers, element_type> model_;
-  stepped_source<typename sharding::parameter_source, execution> source_;
+  mutable stepped_source<typename sharding::parameter_source, execution> source_;
   typename sharding::gradient_sink sink_;
   model::activations<element_type> activations_;
   model::activations<element_type> evaluation_activations_;
