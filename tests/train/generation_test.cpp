@@ -54,6 +54,22 @@ TEST_CASE("generation equals transformers' token for token", "[train][golden]") 
   golden::check_generation<golden::tiny_gated_tied, backend>();
 }
 
+namespace {
+
+/// Keeps the search in its own memory, as GPUs do.
+struct searching_backend : t5zero::cpu::backend {
+  static constexpr t5zero::index_t search_steps = 3;
+};
+
+}  // namespace
+
+TEST_CASE("generation by a search in the backend's memory equals transformers', too", "[train][golden]") {
+  if (!golden::available()) return skip_test("no golden values");
+  golden::check_generation<golden::tiny_relu, searching_backend>();
+  golden::check_generation<golden::tiny_gated, searching_backend>();
+  golden::check_generation<golden::tiny_gated_tied, searching_backend>();
+}
+
 TEST_CASE("the names of the reference cases are read whole", "[train]") {
   const auto rich =
       golden::options_named("beams4.length_penalty=2.0,early_stopping=never,repetition_penalty=1.5", 21);

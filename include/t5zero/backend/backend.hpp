@@ -87,7 +87,15 @@ enum class branch_of : std::uint8_t { feed_forward, self_attention, cross_attent
 inline constexpr int branch_count = 5;
 
 /// What is computed on a batch: submitted work is replayed by kind and shape (a GPU's graphs).
-enum class step_kind : std::uint8_t { train, train_accumulating, evaluate, encode, decode, decode_beams };
+enum class step_kind : std::uint8_t {
+  train,
+  train_accumulating,
+  evaluate,
+  encode,
+  decode,
+  decode_beams,
+  search
+};
 
 // One idea each, so that a compiler names the missing piece.
 template <class B>

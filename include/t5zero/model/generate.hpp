@@ -1,4 +1,6 @@
 // Generation: the encoder once, then one step of the decoder for each position, until every sentence is done.
+// The search is the program's own (search_state.hpp), or, where the backend keeps searches and the options
+// allow it, the backend's (device_search.hpp): then the program submits steps ahead and waits for nothing.
 #pragma once
 
 #include <algorithm>
@@ -8,6 +10,7 @@
 #include <vector>
 
 #include <t5zero/model/activations.hpp>
+#include <t5zero/model/device_search.hpp>
 #include <t5zero/model/generation_options.hpp>
 #include <t5zero/model/sampling.hpp>
 #include <t5zero/model/score_processors.hpp>
@@ -18,24 +21,29 @@
 
 namespace t5zero::model {
 
-/// Ops: a backend's primitive operations for element type T. `plan` and `shape` outlive the generator; all of
-/// its memory is the plan's, but for the search's bookkeeping, which the constructor takes.
-template <class Ops, element T>
+/// Ops: a backend's primitive operations for element type T. SearchSteps: the backend's search_steps. `plan`
+/// and `shape` outlive the generator; all of its memory is the plan's (`host`: host_search), but for
+/// bookkeeping, which the constructor takes.
+template <class Ops, element T, index_t SearchSteps>
 class generator {
  public:
-  generator(std::byte* arena, const generation_plan& plan, const generation_shape& largest, index_t max_batch,
-            const model_shape& shape)
+  generator(std::byte* arena, std::byte* host, const generation_plan& plan, const generation_shape& largest,
+            index_t max_batch, const model_shape& shape)
       : arena_(arena),
         plan_(&plan),
         largest_(largest),
         shape_(&shape),
         activations_(arena, plan.step, shape),
         search_(max_batch, largest.num_beams, largest.max_length),
+        device_search_(arena, host, plan, max_batch, largest),
         input_places_(plan.rows, largest.max_length),
         inputs_(static_cast<std::size_t>(input_places_.bytes)),
         scores_(static_cast<std::size_t>(plan.rows * largest.candidates)),
         ids_(static_cast<std::size_t>(plan.rows * largest.candidates)),
-        chosen_(static_cast<std::size_t>(plan.rows)) {}
+        chosen_(static_cast<std::size_t>(plan.rows)),
+        lengths_(static_cast<std::size_t>(max_batch)),
+        best_scores_(static_cast<std::size_t>(max_batch)),
+        best_tokens_(static_cast<std::size_t>(max_batch * largest.max_length)) {}
 
   /// Generates for the sources of `batch`; its targets are not read. staged: the same batch as the device has
   /// it. Throws contract_error if the options exceed what was planned.
@@ -45,9 +53,13 @@ class generator {
     check_generation_options(options, shape_->vocab_size);
     const index_t candidates = options.candidates(shape_->vocab_size);
     require(candidates <= largest_.candidates, "generate: more candidates of a step than were planned");
-    search_.start(batch.source.batch, options);
     device.replay(step_kind::encode, staged,
                   [&] { model.encode(device.main(), source, staged, activations_); });
+    if constexpr (SearchSteps > 0) {
+      if (device_can_search(options))
+        return search_on_device(device, model, source, batch, staged, candidates, options);
+    }
+    search_.start(batch.source.batch, options);
     while (search_.rows() > 0) {
       const index_t rows = search_.rows();
       place_inputs(batch);
@@ -59,14 +71,20 @@ class generator {
       Ops::to_host(device.main(), at<std::byte>(plan_->candidate_ids), ids.data, rows * candidates * 4);
       choose(batch, options, scores, ids);
     }
+    for (index_t b = 0; b < batch.source.batch; ++b)
+      keep_result(b, search_.best_tokens(b), search_.best_score(b));
   }
 
   /// After generate: the best tokens of a sentence, without the start token, with the end if there is one.
   [[nodiscard]] std::span<const std::int32_t> tokens(index_t sentence) const {
-    return search_.best_tokens(sentence);
+    return std::span(best_tokens_)
+        .subspan(static_cast<std::size_t>(sentence * largest_.max_length),
+                 static_cast<std::size_t>(lengths_[static_cast<std::size_t>(sentence)]));
   }
-  /// After a beam search: sum of log probabilities / length^length_penalty.
-  [[nodiscard]] float score(index_t sentence) const { return search_.best_score(sentence); }
+  /// After a beam search: sum of log probabilities / length^length_penalty. 0 without beams.
+  [[nodiscard]] float score(index_t sentence) const {
+    return best_scores_[static_cast<std::size_t>(sentence)];
+  }
 
  private:
   template <class U>
@@ -74,23 +92,75 @@ class generator {
     return reinterpret_cast<U*>(arena_ + where.offset);
   }
 
+  void keep_result(index_t sentence, std::span<const std::int32_t> tokens, float score) {
+    lengths_[static_cast<std::size_t>(sentence)] = static_cast<index_t>(tokens.size());
+    best_scores_[static_cast<std::size_t>(sentence)] = score;
+    std::copy(tokens.begin(), tokens.end(),
+              best_tokens_.begin() + static_cast<std::ptrdiff_t>(sentence * largest_.max_length));
+  }
+  [[nodiscard]] auto cache_of_layers() const {
+    return [this](index_t layer) {
+      const slice where = plan_->cache[layer];
+      return matrix_view<T>(reinterpret_cast<T*>(arena_ + where.offset), largest_.max_length * plan_->rows,
+                            2 * shape_->inner_dim());
+    };
+  }
+
+  /// SearchSteps steps at a time. While the next ones run, the program looks whether those before were the
+  /// last; steps of sentences that have ended change nothing, so what comes out does not depend on when.
+  template <class Device, class Model, parameter_source_of<T> Source>
+  void search_on_device(Device& device, const Model& model, Source& source, const batch_view& batch,
+                        const batch_view& staged, index_t candidates, const generation_options& options) {
+    const std::span<const std::byte> start = device_search_.start(batch, options);
+    Ops::from_host(device.main(), start.data(), device_search_.start_place(),
+                   static_cast<index_t>(start.size()));
+    const search_arrays search = device_search_.arrays();
+    const nn::decode_rows step = device_search_.next_step(staged);
+    const index_t rows = device_search_.rows();
+    const matrix_view<float> scores(at<float>(plan_->candidate_scores), rows, candidates);
+    const matrix_view<std::int32_t> ids(at<std::int32_t>(plan_->candidate_ids), rows, candidates);
+    batch_view shape = staged;
+    shape.target.tokens = rows;
+    shape.target.max_length = search.beams;
+    constexpr index_t copies = device_search::host_copies;
+    for (index_t turn = 0; turn * SearchSteps < options.max_length - 1; ++turn) {
+      device.replay(step_kind::search, shape, [&] {
+        for (index_t i = 0; i < SearchSteps; ++i) {
+          model.decode(device.main(), source, step, staged.source.tokens, cache_of_layers(), activations_);
+          model.logits(
+              device.main(), source, rows, activations_, [&](index_t first, matrix_view<float> logits) {
+                Ops::rank_tokens(device.main(), search, first, logits, scores.row_block(first, logits.rows),
+                                 ids.row_block(first, logits.rows));
+              });
+          Ops::advance_search(device.main(), search, scores, ids);
+        }
+      });
+      Ops::to_host_later(device.main(), search.states, device_search_.states_on_host(turn % copies),
+                         search.sentences * search_sentence_bytes);
+      device.mark(turn % copies);
+      if (turn == 0) continue;
+      device.wait_for((turn - 1) % copies);
+      if (device_search_.all_closed((turn - 1) % copies)) break;
+    }
+    const std::span<std::byte> end = device_search_.end_block();
+    Ops::to_host(device.main(), device_search_.start_place(), end.data(), static_cast<index_t>(end.size()));
+    device_search_.read([this](index_t b, std::span<const std::int32_t> tokens, float score) {
+      keep_result(b, tokens, score);
+    });
+  }
+
   /// One position of all rows up to their candidates.
   template <class Device, class Model, parameter_source_of<T> Source>
   void submit_step(Device& device, const Model& model, Source& source, const batch_view& staged, index_t rows,
                    index_t candidates, const generation_options& options) {
     const nn::decode_rows step = next_step(staged, rows);
-    const auto cache = [this](index_t layer) {
-      const slice where = plan_->cache[layer];
-      return matrix_view<T>(reinterpret_cast<T*>(arena_ + where.offset), largest_.max_length * plan_->rows,
-                            2 * shape_->inner_dim());
-    };
     const matrix_view<float> scores(at<float>(plan_->candidate_scores), rows, candidates);
     const matrix_view<std::int32_t> ids(at<std::int32_t>(plan_->candidate_ids), rows, candidates);
     batch_view shape = staged;
     shape.target.tokens = rows;
     shape.target.max_length = candidates;
     const auto decode = [&] {
-      model.decode(device.main(), source, step, staged.source.tokens, cache, activations_);
+      model.decode(device.main(), source, step, staged.source.tokens, cache_of_layers(), activations_);
     };
     const auto rank = [&](const auto& process) {
       model.logits(device.main(), source, rows, activations_, [&](index_t first, matrix_view<float> logits) {
@@ -180,12 +250,16 @@ class generator {
   const model_shape* shape_;
   activations<T> activations_;
   search_state search_;
+  device_search device_search_;
   decode_input_slices input_places_;
-  std::vector<std::byte> inputs_;     ///< the block of input_places_ on the host
-  std::vector<float> scores_;         ///< [rows, candidates]
-  std::vector<std::int32_t> ids_;     ///< [rows, candidates]
-  std::vector<std::int32_t> chosen_;  ///< [rows]
-  std::vector<float> processed_;      ///< [rows, vocab_size]: taken when a rule first needs it
+  std::vector<std::byte> inputs_;          ///< the block of input_places_ on the host
+  std::vector<float> scores_;              ///< [rows, candidates]
+  std::vector<std::int32_t> ids_;          ///< [rows, candidates]
+  std::vector<std::int32_t> chosen_;       ///< [rows]
+  std::vector<index_t> lengths_;           ///< [batch]
+  std::vector<float> best_scores_;         ///< [batch]
+  std::vector<std::int32_t> best_tokens_;  ///< [batch, max_length]
+  std::vector<float> processed_;           ///< [rows, vocab_size]: taken when a rule first needs it
 };
 
 }  // namespace t5zero::model

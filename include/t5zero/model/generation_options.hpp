@@ -1,10 +1,12 @@
 // How sentences are generated. Names, defaults and meanings are those of transformers' GenerationConfig.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
 
+#include <t5zero/backend/search.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/generation_plan.hpp>
@@ -48,6 +50,36 @@ struct generation_options {
   }
 };
 
+/// Beams of a sentence that a search in the backend's memory takes.
+inline constexpr index_t most_device_beams = 16;
+
+/// Can the backend search by itself, token after token: greedily or with beams, by the model's scores as they
+/// are, but for a minimum length? What else there is looks at tokens or draws numbers on the host.
+[[nodiscard]] inline bool device_can_search(const generation_options& options) {
+  return !options.do_sample && options.num_beams <= most_device_beams && options.no_repeat_ngram_size == 0 &&
+         options.repetition_penalty == 1.0F && !options.forced_bos_token_id && !options.forced_eos_token_id;
+}
+
+/// The options as a search reads them. penalties: [max_length], filled by fill_penalties.
+[[nodiscard]] inline search_rules search_rules_of(const generation_options& options, const float* penalties) {
+  search_rules rules;
+  rules.beams = options.num_beams;
+  rules.max_length = options.max_length;
+  rules.min_length = options.min_length;
+  const bool any_length =
+      options.early_stopping == early_stopping_rule::never && options.length_penalty > 0.0;
+  rules.bound_length = any_length ? options.max_length - 1 : 0;
+  rules.stops_when_full = options.early_stopping == early_stopping_rule::when_full;
+  rules.end_id = options.eos_token_id;
+  rules.penalties = penalties;
+  return rules;
+}
+/// penalties[n] = n^length_penalty, n < max_length.
+inline void fill_penalties(const generation_options& options, float* penalties) {
+  for (index_t n = 0; n < options.max_length; ++n)
+    penalties[n] = static_cast<float>(std::pow(static_cast<double>(n), options.length_penalty));
+}
+
 /// Throws contract_error for values that make no sense; the command line's own checks name its flags.
 inline void check_generation_options(const generation_options& options, index_t vocab_size) {
   require(options.max_length >= 2,
@@ -66,6 +98,13 @@ inline void check_generation_options(const generation_options& options, index_t 
               is_token(options.forced_bos_token_id.value_or(0)) &&
               is_token(options.forced_eos_token_id.value_or(0)),
           "generation_options: a token id is not in [0, vocab_size)");
+}
+
+/// Of a search whose sentences have no hypothesis.
+[[noreturn]] inline void throw_not_finite() {
+  throw numeric_error(
+      "generation: the scores of a sentence are not finite, so none of its beams is a translation; the "
+      "weights are not finite, or fp16 overflowed: use --bf16 or fp32");
 }
 
 }  // namespace t5zero

@@ -1,7 +1,5 @@
-// The rows of a generation: their tokens, where their keys and values lie in the cache, and the choice of
-// what follows. Beam search is that of transformers from 4.50 on (generation/utils.py, _beam_search): 2 K
-// candidates of K beams; those of the best K that end are finished hypotheses, scored sum / length^penalty;
-// the best K that do not end go on.
+// The rows of a generation: their tokens, where their keys and values lie in the cache, and what follows them
+// (beam search: backend/search.hpp).
 //
 // Keys and values never move when beams change places: a cache row belongs to (position, slot), and each row
 // remembers in which slots its ancestors wrote.
@@ -16,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include <t5zero/backend/search.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/model/generation_options.hpp>
 #include <t5zero/tensor/tensor_view.hpp>
@@ -43,7 +42,8 @@ class search_state {
     sentences_.resize(static_cast<std::size_t>(max_batch));
     active_.reserve(static_cast<std::size_t>(max_batch));
     merged_.reserve(static_cast<std::size_t>(max_beams * 2 * max_beams));
-    order_.reserve(static_cast<std::size_t>(max_beams));
+    chosen_.resize(static_cast<std::size_t>(max_beams));
+    penalties_.resize(static_cast<std::size_t>(max_length));
   }
 
   /// Throws contract_error if the batch or the options exceed what the constructor was told.
@@ -51,12 +51,13 @@ class search_state {
     require(batch >= 1 && batch <= max_batch_ && batch * options.num_beams <= max_rows_ &&
                 options.max_length <= max_length_,
             "search_state: a larger generation than was planned");
-    options_ = &options;
+    rules_ = search_rules_of(options, penalties_.data());
+    fill_penalties(options, penalties_.data());
     beams_ = options.num_beams;
     slots_ = batch * beams_;
     length_ = 1;
     active_.clear();
-    std::fill_n(finished_.begin(), slots_, hypothesis{});
+    std::fill_n(finished_.begin(), slots_, search_hypothesis{});
     for (index_t b = 0; b < batch; ++b) {
       active_.push_back(b);
       sentences_[static_cast<std::size_t>(b)] = {};
@@ -100,7 +101,7 @@ class search_state {
       const index_t b = sentence(row);
       const std::int32_t id = ids[row];
       now_.tokens[static_cast<std::size_t>(row * max_length_ + length_ - 1)] = id;
-      if (id == options_->eos_token_id || length_ == options_->max_length) {
+      if (id == rules_.end_id || length_ == rules_.max_length) {
         finish(b, row);
         sentences_[static_cast<std::size_t>(b)].finished = 1;
         continue;
@@ -121,13 +122,19 @@ class search_state {
     for (index_t a = 0; a < sentences; ++a) {
       const index_t b = active_[static_cast<std::size_t>(a)];
       merge_candidates(a, scores, ids);
-      finish_hypotheses(a, b);
-      if (is_done(b)) {
-        if (sentences_[static_cast<std::size_t>(b)].finished == 0) finish_unended(a, b);
-        continue;
-      }
+      search_sentence& state = sentences_[static_cast<std::size_t>(b)];
+      choose_beams(rules_, length_, merged_.data(), static_cast<index_t>(merged_.size()), state,
+                   finished_.data() + b * beams_, chosen_.data(),
+                   [&](std::int32_t place, const beam_candidate& end) {
+                     const index_t row = a * beams_ + end.beam;
+                     now_.tokens[static_cast<std::size_t>(row * max_length_ + length_)] = end.id;
+                     copy_finished(row, length_ + 1, b * beams_ + place);
+                   });
+      if (state.failed != 0) throw_not_finite();
+      if (state.closed != 0) continue;
       for (index_t k = 0; k < beams_; ++k) {
-        const candidate& chosen = merged_[static_cast<std::size_t>(order_[static_cast<std::size_t>(k)])];
+        const beam_candidate& chosen =
+            merged_[static_cast<std::size_t>(chosen_[static_cast<std::size_t>(k)])];
         const index_t to = kept * beams_ + k;
         move_row(now_, a * beams_ + chosen.beam, next_, to, length_);
         next_.tokens[static_cast<std::size_t>(to * max_length_ + length_)] = chosen.id;
@@ -144,9 +151,9 @@ class search_state {
 
   /// Generated tokens of the best hypothesis, the start token excluded, the end included if there is one.
   [[nodiscard]] std::span<const std::int32_t> best_tokens(index_t sentence) const {
-    const hypothesis& best = finished_[static_cast<std::size_t>(sentence * beams_)];
+    const search_hypothesis& best = finished_[static_cast<std::size_t>(sentence * beams_)];
     return std::span(finished_tokens_)
-        .subspan(static_cast<std::size_t>(best.place * max_length_) + 1,
+        .subspan(static_cast<std::size_t>((sentence * beams_ + best.place) * max_length_) + 1,
                  static_cast<std::size_t>(best.length - 1));
   }
   /// Its score: sum of log probabilities / length^length_penalty; 0 in greedy search and sampling.
@@ -155,30 +162,12 @@ class search_state {
   }
 
  private:
-  /// transformers' score of what must not be chosen.
-  static constexpr float no_score = -1e9F;
-
   struct generation_rows {
     std::vector<std::int32_t> tokens;  ///< [max_rows, max_length]
     std::vector<index_t> key_rows;     ///< [max_rows, max_length]
     std::vector<float> score;          ///< [max_rows] sum of log probabilities
     std::vector<index_t> slot;         ///< [max_rows]
   };
-  struct sentence_state {
-    index_t finished = 0;  ///< hypotheses, at most num_beams
-    bool closed = false;   ///< none will be added
-  };
-  struct hypothesis {
-    float score = 0.0F;
-    index_t length = 1;  ///< the start token included
-    index_t place = 0;   ///< row of finished_tokens_
-  };
-  struct candidate {
-    float score = 0.0F;
-    index_t beam = 0;
-    std::int32_t id = 0;
-  };
-
   void move_row(const generation_rows& from, index_t from_row, generation_rows& to, index_t to_row,
                 index_t length) const {
     const auto source = static_cast<std::ptrdiff_t>(from_row * max_length_);
@@ -208,96 +197,20 @@ class search_state {
       for (index_t c = 0; c < scores.cols; ++c) {
         const float score = now_.score[static_cast<std::size_t>(row)] + scores(row, c);
         // NaN has no order: it is the worst.
-        merged_.push_back(
-            {std::isnan(score) ? -std::numeric_limits<float>::infinity() : score, k, ids(row, c)});
+        merged_.push_back({std::isnan(score) ? -std::numeric_limits<float>::infinity() : score,
+                           static_cast<std::int32_t>(k), ids(row, c)});
       }
     }
     const auto wanted = static_cast<std::ptrdiff_t>(
         std::min<std::size_t>(merged_.size(), static_cast<std::size_t>(2 * beams_)));
     std::partial_sort(merged_.begin(), merged_.begin() + wanted, merged_.end(),
-                      [](const candidate& x, const candidate& y) {
-                        if (x.score != y.score) return x.score > y.score;
-                        return x.beam != y.beam ? x.beam < y.beam : x.id < y.id;
-                      });
+                      [](const beam_candidate& x, const beam_candidate& y) { return x.is_before(y); });
     merged_.resize(static_cast<std::size_t>(wanted));
-  }
-
-  [[nodiscard]] bool ends(const candidate& c) const {
-    return c.id == options_->eos_token_id || length_ + 1 >= options_->max_length;
-  }
-
-  /// Adds what ends to the hypotheses of sentence b, picks the beams that go on (order_) and closes the
-  /// sentence if they cannot win any more.
-  void finish_hypotheses(index_t a, index_t b) {
-    sentence_state& state = sentences_[static_cast<std::size_t>(b)];
-    order_.clear();
-    for (std::size_t c = 0; c < merged_.size(); ++c) {
-      if (!ends(merged_[c])) {
-        if (static_cast<index_t>(order_.size()) < beams_) order_.push_back(static_cast<index_t>(c));
-        continue;
-      }
-      if (static_cast<index_t>(c) >= beams_) continue;  // only the best K may end
-      if (!(merged_[c].score > no_score)) continue;     // a beam that does not exist yet, or a forbidden end
-      const index_t row = a * beams_ + merged_[c].beam;
-      now_.tokens[static_cast<std::size_t>(row * max_length_ + length_)] = merged_[c].id;
-      add_hypothesis(b, row, merged_[c].score / static_cast<float>(penalised(length_)));
-    }
-    if (static_cast<index_t>(order_.size()) < beams_ || length_ + 1 >= options_->max_length) {
-      state.closed = true;  // max_length, or a vocabulary without enough ways to go on
-      return;
-    }
-    if (state.finished < beams_) return;
-    if (options_->early_stopping == early_stopping_rule::when_full) {
-      state.closed = true;
-      return;
-    }
-    const bool any_length =
-        options_->early_stopping == early_stopping_rule::never && options_->length_penalty > 0.0;
-    const float best_possible =
-        merged_[static_cast<std::size_t>(order_[0])].score /
-        static_cast<float>(penalised(any_length ? options_->max_length - 1 : length_));
-    const float worst = finished_[static_cast<std::size_t>(b * beams_ + beams_ - 1)].score;
-    state.closed = !(best_possible > worst);
-  }
-
-  /// A sentence is over without an end among its best: the best beam is its hypothesis.
-  void finish_unended(index_t a, index_t b) {
-    const candidate& best = merged_.front();
-    if (!(best.score > no_score)) {
-      throw numeric_error(
-          "generation: the scores of a sentence are not finite, so none of its beams is a translation; the "
-          "weights are not finite, or fp16 overflowed: use --bf16 or fp32");
-    }
-    const index_t row = a * beams_ + best.beam;
-    now_.tokens[static_cast<std::size_t>(row * max_length_ + length_)] = best.id;
-    add_hypothesis(b, row, best.score / static_cast<float>(penalised(length_)));
-  }
-
-  /// length^length_penalty of `length` generated tokens.
-  [[nodiscard]] double penalised(index_t length) const {
-    return std::pow(static_cast<double>(length), options_->length_penalty);
-  }
-
-  /// Keeps the best K of a sentence, descending; a newcomer must be strictly better than the worst.
-  void add_hypothesis(index_t b, index_t row, float score) {
-    sentence_state& state = sentences_[static_cast<std::size_t>(b)];
-    hypothesis* first = finished_.data() + b * beams_;
-    index_t place = b * beams_ + state.finished;
-    if (state.finished == beams_) {
-      if (!(score > first[beams_ - 1].score)) return;
-      place = first[beams_ - 1].place;
-    } else {
-      ++state.finished;
-    }
-    index_t at = state.finished - 1;
-    for (; at > 0 && score > first[at - 1].score; --at) first[at] = first[at - 1];
-    first[at] = {score, length_ + 1, place};
-    copy_finished(row, length_ + 1, place);
   }
 
   /// Greedy search and sampling: the row of sentence b is its one hypothesis.
   void finish(index_t b, index_t row) {
-    finished_[static_cast<std::size_t>(b)] = {0.0F, length_, b};
+    finished_[static_cast<std::size_t>(b)] = {0.0F, static_cast<std::int32_t>(length_), 0};
     copy_finished(row, length_, b);
   }
   void copy_finished(index_t row, index_t length, index_t place) {
@@ -305,12 +218,11 @@ class search_state {
                 finished_tokens_.begin() + static_cast<std::ptrdiff_t>(place * max_length_));
   }
 
-  [[nodiscard]] bool is_done(index_t b) const { return sentences_[static_cast<std::size_t>(b)].closed; }
-
   index_t max_rows_;
   index_t max_length_;
   index_t max_batch_;
-  const generation_options* options_ = nullptr;
+  search_rules rules_;
+  std::vector<float> penalties_;  ///< [max_length]
   index_t beams_ = 1;
   index_t slots_ = 0;
   index_t length_ = 1;  ///< tokens of every active row, the start token included
@@ -319,11 +231,11 @@ class search_state {
   std::vector<std::int32_t> last_tokens_;
   std::vector<index_t> cache_rows_;
   std::vector<index_t> active_;  ///< sentences that go on; their rows stand one after another
-  std::vector<sentence_state> sentences_;
-  std::vector<hypothesis> finished_;           ///< [batch, num_beams]
+  std::vector<search_sentence> sentences_;
+  std::vector<search_hypothesis> finished_;    ///< [batch, num_beams]
   std::vector<std::int32_t> finished_tokens_;  ///< [rows, max_length]
-  std::vector<candidate> merged_;
-  std::vector<index_t> order_;
+  std::vector<beam_candidate> merged_;
+  std::vector<std::int32_t> chosen_;
 };
 
 }  // namespace t5zero::model

@@ -62,6 +62,7 @@ struct memory_plan {
   // Memory of the host that the device copies from and to; the CPU backend needs the outcomes alone.
   slice outcomes;      ///< [updates in flight] update_outcome, then loss_sums [micro_batches]
   slice host_batches;  ///< batches on their way to the device
+  slice host_search;   ///< states of a search on their way to the program
   index_t host_bytes = 0;
   dtype gradient_type = dtype::f32;
 
@@ -130,7 +131,8 @@ template <class Backend, precision_policy Precision>
   if (options.generation.generates()) {
     builder.rewind(start);
     const index_t sentences = options.evaluation.batch > 0 ? options.evaluation.batch : largest_batch.batch;
-    plan.generation = plan_generation(shape, sentences, evaluation, options.generation, param_bytes, builder);
+    plan.generation = plan_generation(shape, sentences, evaluation, options.generation, param_bytes,
+                                      Backend::search_steps > 0, builder);
     largest = largest.covering({.batch = evaluation.batch,
                                 .source_tokens = 0,
                                 .target_tokens = plan.generation.rows,
@@ -154,6 +156,8 @@ template <class Backend, precision_policy Precision>
   slice_builder host;
   plan.outcomes = host.take(Backend::updates_in_flight * memory_plan::outcome_bytes(options.micro_batches));
   plan.host_batches = host.take(Backend::batch_staging::host_bytes(batch.covering(evaluation)));
+  plan.host_search =
+      host.take(plan.generation.search.bytes > 0 ? search_host_bytes(plan.generation.rows) : 0);
   plan.host_bytes = host.high_water();
   return plan;
 }

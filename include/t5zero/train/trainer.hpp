@@ -83,6 +83,7 @@ class trainer {
   using element_type = typename Run::param_type;
   using backend = typename Run::backend;
   using operations = typename Run::operations;
+  using generator = model::generator<operations, element_type, backend::search_steps>;
   using sharding = zero::sharding<typename Run::zero, typename Run::communicator, element_type>;
   using execution = typename backend::execution;
 
@@ -124,8 +125,8 @@ class trainer {
         result_losses_(static_cast<std::size_t>(options_.gradient_accumulation)) {
     device_.set_workspace(arena_.template at<std::byte>(plan_.workspace), plan_.workspace.bytes);
     if (options_.generation.generates()) {
-      generator_.emplace(arena_.data(), plan_.generation, options_.generation, largest_evaluation_.batch,
-                         shape_);
+      generator_.emplace(arena_.data(), host_arena_.template at<std::byte>(plan_.host_search),
+                         plan_.generation, options_.generation, largest_evaluation_.batch, shape_);
     }
     step_state start;
     start.scaler = initial_state(options_.scaler);
@@ -404,8 +405,7 @@ class trainer {
 
   /// Generates for the sources of a batch; its targets are not read. The result is read from the generator
   /// returned, until the next call. Throws contract_error if trainer_options::generation does not allow it.
-  const model::generator<operations, element_type>& generate(const batch_view& batch,
-                                                             const generation_options& options) {
+  const generator& generate(const batch_view& batch, const generation_options& options) {
     require(generator_.has_value(), "trainer: generate() needs trainer_options::generation");
     check_sources(batch, largest_evaluation_, shape_.vocab_size);
     settle();
@@ -621,7 +621,7 @@ class trainer {
   typename sharding::gradient_sink sink_;
   model::activations<element_type> activations_;
   model::activations<element_type> evaluation_activations_;
-  std::optional<model::generator<operations, element_type>> generator_;
+  std::optional<generator> generator_;
   update_settings settings_;
   std::vector<parameter_row> table_;
   vector_view<const index_t> decay_boundaries_;  ///< in the backend's memory

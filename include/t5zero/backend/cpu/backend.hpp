@@ -80,6 +80,9 @@ struct backend {
   /// Is the gradients' norm taken while backward goes on, and the optimizer's step left to the next forward?
   static constexpr bool overlaps_optimizer = false;
   static constexpr index_t least_optimizer_piece = 1;
+  /// Tokens that a search in the backend's memory goes on before the program looks at it; 0: the search is
+  /// the program's own, which drops finished sentences at once.
+  static constexpr index_t search_steps = 0;
   /// Updates whose results may be outstanding.
   static constexpr index_t updates_in_flight = 1;
 

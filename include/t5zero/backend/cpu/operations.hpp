@@ -19,6 +19,7 @@
 #include <t5zero/backend/cpu/initialize.hpp>
 #include <t5zero/backend/cpu/matmul.hpp>
 #include <t5zero/backend/cpu/rms_norm.hpp>
+#include <t5zero/backend/cpu/search.hpp>
 #include <t5zero/backend/cpu/top_candidates.hpp>
 
 namespace t5zero::cpu {
@@ -72,6 +73,15 @@ struct operations {
   static void top_candidates(execution& e, matrix_view<const float> values, matrix_view<float> scores,
                              matrix_view<std::int32_t> ids) {
     cpu::top_candidates(e, values, scores, ids);
+  }
+  static void rank_tokens(execution& e, const search_arrays& search, index_t first_row,
+                          matrix_view<float> logits, matrix_view<float> scores,
+                          matrix_view<std::int32_t> ids) {
+    cpu::rank_tokens(e, search, first_row, logits, scores, ids);
+  }
+  static void advance_search(execution& e, const search_arrays& search, matrix_view<const float> scores,
+                             matrix_view<const std::int32_t> ids) {
+    cpu::advance_search(e, search, scores, ids);
   }
 
   static void residual_dropout_add(execution& e, matrix_view<const float> x, matrix_view<const float> branch,
@@ -144,12 +154,15 @@ struct operations {
     *result = sums;
   }
 
-  // Between the program's memory and the backend's; the second waits.
+  // Between the program's memory and the backend's; the second waits, the third, to host_memory, does not.
   static void from_host(execution& /*e*/, const void* from, void* to, index_t bytes) {
     std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
   static void to_host(execution& /*e*/, const void* from, void* to, index_t bytes) {
     std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  }
+  static void to_host_later(execution& e, const void* from, void* to, index_t bytes) {
+    to_host(e, from, to, bytes);
   }
 
   static void begin_micro_batch(execution& /*e*/, const update_settings& settings, step_state* state,

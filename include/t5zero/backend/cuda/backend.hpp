@@ -49,6 +49,8 @@ struct backend {
   static constexpr bool overlaps_optimizer = true;
   /// Elements: what takes about as long as a layer of a small model, so that the pieces are few.
   static constexpr index_t least_optimizer_piece = index_t{2} << 20;
+  /// Tokens that a search goes on before the program looks whether it has ended: one graph.
+  static constexpr index_t search_steps = 8;
   /// Updates whose results may be outstanding: the host runs ahead of the device.
   static constexpr index_t updates_in_flight = max_updates_in_flight;
   /// What a batch becomes on the device.

@@ -14,6 +14,7 @@
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/matmul.hpp>
+#include <t5zero/backend/search.hpp>
 
 namespace t5zero::cuda {
 
@@ -57,6 +58,15 @@ struct operations {
   static void top_candidates(execution& e, matrix_view<const float> values, matrix_view<float> scores,
                              matrix_view<std::int32_t> ids);
 
+  // kernels/search.cuh
+  /// The best next tokens of rows [first_row, + logits.rows) of a search; logits are used up.
+  static void rank_tokens(execution& e, const search_arrays& search, index_t first_row,
+                          matrix_view<float> logits, matrix_view<float> scores,
+                          matrix_view<std::int32_t> ids);
+  /// Every sentence that is not closed goes on by one token.
+  static void advance_search(execution& e, const search_arrays& search, matrix_view<const float> scores,
+                             matrix_view<const std::int32_t> ids);
+
   // kernels/dropout.cuh
   static void residual_dropout_add(execution& e, matrix_view<const float> x, matrix_view<const float> branch,
                                    const dropout_site& site, const ragged_view& tokens,
@@ -98,7 +108,7 @@ struct operations {
   static void sum_losses(execution& e, matrix_view<const double> row_loss, const std::int32_t* labels,
                          loss_sums* sums);
 
-  // Between the program's memory and the device's; the second waits.
+  // Between the program's memory and the device's; the second waits, the third, to host_memory, does not.
   static void from_host(execution& e, const void* from, void* to, index_t bytes) {
     e.note_barrier();
     check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, e.stream()));
@@ -107,6 +117,10 @@ struct operations {
     e.note_barrier();
     check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost, e.stream()));
     check(cudaStreamSynchronize(e.stream()));
+  }
+  static void to_host_later(execution& e, const void* from, void* to, index_t bytes) {
+    e.note_barrier();
+    check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost, e.stream()));
   }
 
   // kernels/step.cuh; see optim/update_step.hpp
