@@ -28,6 +28,14 @@ __device__ inline void wait_for_previous_grid() {
 #endif
 }
 
+/// The next kernel may start already before this one waits: in chains of small kernels beside which nothing
+/// runs (a generation's steps).
+__device__ inline void let_next_grid_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /// Two halves of a barrier of all threads of a cluster; shared memory written before is visible after.
 __device__ inline void arrive_at_cluster() {
 #if __CUDA_ARCH__ >= 900

@@ -12,5 +12,6 @@
 #include <t5zero/backend/cuda/kernels/initialize.cuh>
 #include <t5zero/backend/cuda/kernels/optimizer.cuh>
 #include <t5zero/backend/cuda/kernels/rms_norm.cuh>
+#include <t5zero/backend/cuda/kernels/search.cuh>
 #include <t5zero/backend/cuda/kernels/step.cuh>
 #include <t5zero/backend/cuda/kernels/top_candidates.cuh>

@@ -78,39 +78,32 @@ __global__ void __launch_bounds__(block_row_threads, 1) log_softmax_kernel(matri
   return key;
 }
 
-template <bool Resident, bool Packs>
-__global__ void __launch_bounds__(block_row_threads, 1)
-    pick_candidates_kernel(matrix_view<const float> values, matrix_view<float> scores,
-                           matrix_view<std::int32_t> ids) {
+[[nodiscard]] __device__ constexpr int id_of_candidate(std::uint64_t key) {
+  return static_cast<int>(~static_cast<std::uint32_t>(key));
+}
+
+/// found(i, key) by one thread for each of the `count` largest keys of a row, descending. bits_of(value,
+/// column): its ordered_bits. All threads of the block call it.
+template <bool Packs, class Row, class BitsOf, class Found>
+__device__ void pick_best(Row& row, int cols, int count, const BitsOf& bits_of, const Found& found) {
   static_assert(block_row_threads == warp_size * warp_size, "each lane reads one warp's best");
   // Written in one round while the one before may still be read.
   __shared__ std::uint64_t best_of_warps[2][warp_size];
-  const index_t r = blockIdx.x;
-  const float* const from = values.data + r * values.stride;
-  const int cols = static_cast<int>(values.cols);
-  const int count = static_cast<int>(scores.cols);
   const int warp = static_cast<int>(threadIdx.x) / warp_size;
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
-  block_row<Resident, Packs> row(from, cols);
-  if constexpr (Resident) {
-    row.for_each([&](int, float(&loaded)[4]) {
-#pragma unroll
-      for (float& value : loaded) value = __uint_as_float(ordered_bits(value));
-    });
-  }
   /// This thread's largest key below `limit`; 0: none. Ids ascend, so the first of equal values is the best.
   const auto best_below = [&](std::uint64_t limit) {
     const auto limit_bits = static_cast<std::uint32_t>(limit >> 32);
     // Relative to the thread's first id the others are constants.
     const int base = static_cast<int>(threadIdx.x) * 4;
-    const int limit_place = static_cast<int>(~static_cast<std::uint32_t>(limit)) - base;
+    const int limit_place = id_of_candidate(limit) - base;
     std::uint32_t best_bits = 0;
     int best_place = 0;
     row.for_each([&](int first, const float(&loaded)[4]) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int place = first - base + i;
-        const std::uint32_t bits = Resident ? __float_as_uint(loaded[i]) : ordered_bits(loaded[i]);
+        const std::uint32_t bits = bits_of(loaded[i], first + i);
         const bool is_left = bits < limit_bits || (bits == limit_bits && place > limit_place);
         if (is_left && bits > best_bits && (Packs || first + i < cols)) {
           best_bits = bits;
@@ -127,15 +120,35 @@ __global__ void __launch_bounds__(block_row_threads, 1)
     if (lane == 0) best_of_warps[i % 2][warp] = best_of_warp;
     __syncthreads();
     const std::uint64_t picked = warp_max_key(best_of_warps[i % 2][lane]);
-    const auto id = static_cast<int>(~static_cast<std::uint32_t>(picked));
-    if (threadIdx.x == 0) {
-      ids.data[r * ids.stride + i] = id;
-      scores.data[r * scores.stride + i] = from[id];
-    }
+    if (threadIdx.x == 0) found(i, picked);
     if (i + 1 == count || best_of_warp != picked) continue;
     if (best == picked) best = best_below(picked);
     best_of_warp = warp_max_key(best);
   }
+}
+
+template <bool Resident, bool Packs>
+__global__ void __launch_bounds__(block_row_threads, 1)
+    pick_candidates_kernel(matrix_view<const float> values, matrix_view<float> scores,
+                           matrix_view<std::int32_t> ids) {
+  const index_t r = blockIdx.x;
+  const float* const from = values.data + r * values.stride;
+  const int cols = static_cast<int>(values.cols);
+  block_row<Resident, Packs> row(from, cols);
+  if constexpr (Resident) {
+    row.for_each([&](int, float(&loaded)[4]) {
+#pragma unroll
+      for (float& value : loaded) value = __uint_as_float(ordered_bits(value));
+    });
+  }
+  pick_best<Packs>(
+      row, cols, static_cast<int>(scores.cols),
+      [](float loaded, int) { return Resident ? __float_as_uint(loaded) : ordered_bits(loaded); },
+      [&](int i, std::uint64_t key) {
+        const int id = id_of_candidate(key);
+        ids.data[r * ids.stride + i] = id;
+        scores.data[r * scores.stride + i] = from[id];
+      });
 }
 
 template <int Threads>
