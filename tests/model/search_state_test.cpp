@@ -183,6 +183,28 @@ TEST_CASE("options that make no sense are refused", "[model]") {
   });
 }
 
+TEST_CASE("a backend searches by itself greedily or with beams; what looks at tokens is the host's",
+          "[model]") {
+  generation_options options;
+  CHECK(t5zero::device_can_search(options));
+  options.num_beams = t5zero::most_device_beams;
+  options.min_length = 5;
+  options.length_penalty = 2.0;
+  options.early_stopping = t5zero::early_stopping_rule::never;
+  CHECK(t5zero::device_can_search(options));
+  const auto refused = [&](auto change) {
+    generation_options other = options;
+    change(other);
+    CHECK(!t5zero::device_can_search(other));
+  };
+  refused([](generation_options& o) { ++o.num_beams; });
+  refused([](generation_options& o) { o.do_sample = true; });
+  refused([](generation_options& o) { o.no_repeat_ngram_size = 3; });
+  refused([](generation_options& o) { o.repetition_penalty = 1.2F; });
+  refused([](generation_options& o) { o.forced_bos_token_id = 7; });
+  refused([](generation_options& o) { o.forced_eos_token_id = 1; });
+}
+
 TEST_CASE("score processors", "[model]") {
   constexpr float none = -std::numeric_limits<float>::infinity();
   std::vector<float> scores{1.0F, -1.0F, 2.0F, -2.0F, 0.5F};

@@ -55,17 +55,17 @@ class decoder {
   }
 
   /// One more token for each row. Reads saved.cross_key_value (of `source_tokens`), extends cache(layer) and
-  /// fills saved.decoder_output of step.rows tokens. cache(i): matrix_view<T>, keys beside values of layer i.
+  /// fills the stream, up to what next_token_logits reads. cache(i): matrix_view<T>, keys beside values of
+  /// layer i.
   template <class Execution, parameter_source_of<T> Source, class Cache>
   void decode(Execution& execution, Source& source, const nn::decode_rows& step, index_t source_tokens,
               const Cache& cache, const activations<T>& saved) const {
     const model_shape& shape = *shape_;
     const index_t n = step.rows;
-    const ragged_view tokens = step.tokens();
     const matrix_view<const T> key_value = saved.cross_key_value(source_tokens);
     {
       const auto lease = source.acquire_rows(embedding_);
-      Sublayers::embed_forward(execution, step.ids, tokens,
+      Sublayers::embed_forward(execution, step.ids, step.tokens(),
                                matrix_view<const T>(lease.data(), shape.vocab_size, shape.d_model),
                                dropout_site{}, saved.decoder_stream(0, n));
     }
@@ -82,15 +82,20 @@ class decoder {
                                         key_value_of_layer(key_value, i, shape.inner_dim()),
                                         saved.decoder_stream(3 * i + 1, n), saved.cross_attention(i, n),
                                         saved.scratch(), saved.decoder_stream(3 * i + 2, n));
-      Sublayers::feed_forward_forward(execution, shape, tokens, weights.feed_forward(shape, layer),
-                                      nn::feed_forward_dropout{}, saved.decoder_stream(3 * i + 2, n),
-                                      saved.decoder_feed_forward(i, n), saved.scratch(),
-                                      saved.decoder_stream(3 * i + 3, n));
+      Sublayers::feed_forward_decode(execution, shape, step, weights.feed_forward(shape, layer),
+                                     saved.decoder_stream(3 * i + 2, n), saved.decoder_feed_forward(i, n),
+                                     saved.scratch(), saved.decoder_stream(3 * i + 3, n));
     }
+  }
+  /// After decode: calls use(first row, logits [chunk, vocab_size]).
+  template <class Execution, parameter_source_of<T> Source, class Use>
+  void next_token_logits(Execution& execution, Source& source, index_t rows, matrix_view<const T> head,
+                         float output_scale, const activations<T>& saved, const Use& use) const {
     const auto lease = source.acquire(final_norm_);
-    Sublayers::final_norm_forward(execution, shape, tokens, {lease.data(), shape.d_model}, dropout_site{},
-                                  saved.decoder_stream(3 * shape.n_decoder_layers, n),
-                                  saved.decoder_final_inverse_rms(n), saved.decoder_output(n));
+    Sublayers::next_token_logits(execution, *shape_, {lease.data(), shape_->d_model}, head, output_scale,
+                                 saved.decoder_stream(3 * shape_->n_decoder_layers, rows),
+                                 saved.decoder_final_inverse_rms(rows), saved.decoder_output(rows),
+                                 saved.scratch(), use);
   }
 
   /// grad_output: gradient of decoder_output, [target tokens, d_model]; it is used up. Fills

@@ -127,7 +127,7 @@ class generator {
       device.replay(step_kind::search, shape, [&] {
         for (index_t i = 0; i < SearchSteps; ++i) {
           model.decode(device.main(), source, step, staged.source.tokens, cache_of_layers(), activations_);
-          model.logits(
+          model.next_token_logits(
               device.main(), source, rows, activations_, [&](index_t first, matrix_view<float> logits) {
                 Ops::rank_tokens(device.main(), search, first, logits, scores.row_block(first, logits.rows),
                                  ids.row_block(first, logits.rows));
@@ -163,12 +163,13 @@ class generator {
       model.decode(device.main(), source, step, staged.source.tokens, cache_of_layers(), activations_);
     };
     const auto rank = [&](const auto& process) {
-      model.logits(device.main(), source, rows, activations_, [&](index_t first, matrix_view<float> logits) {
-        if (options.num_beams > 1) Ops::log_softmax_rows(device.main(), logits);
-        process(first, logits);
-        Ops::top_candidates(device.main(), logits, scores.row_block(first, logits.rows),
-                            ids.row_block(first, logits.rows));
-      });
+      model.next_token_logits(
+          device.main(), source, rows, activations_, [&](index_t first, matrix_view<float> logits) {
+            if (options.num_beams > 1) Ops::log_softmax_rows(device.main(), logits);
+            process(first, logits);
+            Ops::top_candidates(device.main(), logits, scores.row_block(first, logits.rows),
+                                ids.row_block(first, logits.rows));
+          });
     };
     if (!options.processes_scores()) {
       device.replay(options.num_beams > 1 ? step_kind::decode_beams : step_kind::decode, shape, [&] {

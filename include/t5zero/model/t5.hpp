@@ -72,15 +72,22 @@ class t5 {
               const activations<T>& saved) const {
     encoder_.forward(execution, source, batch, dropout_state{}, saved);
   }
-  /// One step of a generation; its logits come from logits(step.rows).
+  /// One step of a generation; its logits come from next_token_logits.
   template <class Execution, parameter_source_of<T> Source, class Cache>
   void decode(Execution& execution, Source& source, const nn::decode_rows& step, index_t source_tokens,
               const Cache& cache, const activations<T>& saved) const {
     decoder_.decode(execution, source, step, source_tokens, cache, saved);
   }
 
-  /// Logits of the last forward, or of the last step: calls use(first target token, logits [chunk,
-  /// vocab_size]).
+  /// Logits of the last step: calls use(first row, logits [chunk, vocab_size]).
+  template <class Execution, parameter_source_of<T> Source, class Use>
+  void next_token_logits(Execution& execution, Source& source, index_t rows, const activations<T>& saved,
+                         const Use& use) const {
+    const auto lease = source.acquire(head_);
+    decoder_.next_token_logits(execution, source, rows, head(lease.data()), output_scale(), saved, use);
+  }
+
+  /// Logits of the last forward: calls use(first target token, logits [chunk, vocab_size]).
   template <class Execution, parameter_source_of<T> Source, class Use>
   void logits(Execution& execution, Source& source, index_t target_tokens, const activations<T>& saved,
               const Use& use) const {

@@ -95,6 +95,26 @@ struct composed_sublayers {
     Ops::rms_norm_backward(execution, grad_out, x, weight, inverse_rms, grad, grad_weight);
   }
 
+  /// A generation step's feed-forward.
+  template <class Execution>
+  static void feed_forward_decode(Execution& execution, const model_shape& shape, const decode_rows& step,
+                                  const feed_forward_weights<T>& weights, matrix_view<const float> x,
+                                  const feed_forward_state<T>& state, const sublayer_scratch<T>& scratch,
+                                  matrix_view<float> x_out) {
+    nn::feed_forward_forward<Ops>(execution, shape, step.tokens(), weights, feed_forward_dropout{}, x, state,
+                                  scratch, x_out);
+  }
+  /// The end of a generation step: logits of norm(x) in chunks, use(first row, logits [chunk, vocab_size]).
+  template <class Execution, class Use>
+  static void next_token_logits(Execution& execution, const model_shape& shape, vector_view<const T> norm,
+                                matrix_view<const T> head, float output_scale, matrix_view<const float> x,
+                                vector_view<float> inverse_rms, matrix_view<T> normed,
+                                const sublayer_scratch<T>& scratch, const Use& use) {
+    Ops::rms_norm_forward(execution, x, norm, shape.epsilon, normed, inverse_rms);
+    nn::for_each_logits_chunk<Ops, T>(execution, head, output_scale, matrix_view<const T>(normed), scratch,
+                                      use);
+  }
+
   /// y = x weight^T.
   template <class Out, class Execution>
   static void linear_forward(Execution& execution, matrix_view<const T> x, matrix_view<const T> weight,

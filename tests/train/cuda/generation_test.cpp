@@ -1,6 +1,9 @@
 // Generation against transformers 5.17: tokens and scores of greedy and beam search.
 #include <t5zero/cuda.hpp>
 
+#include <utility>
+#include <vector>
+
 #include "backend/cuda/device_machine.hpp"
 #include "catch.hpp"
 #include "golden_generation.hpp"
@@ -13,4 +16,44 @@ TEST_CASE("generation on a GPU equals transformers' token for token", "[train][g
   golden::check_generation<golden::tiny_relu, backend>();
   golden::check_generation<golden::tiny_gated, backend>();
   golden::check_generation<golden::tiny_gated_tied, backend>();
+}
+
+TEMPLATE_TEST_CASE(
+    "a generation on a GPU gives the same bits each time, and the host's search the same tokens", "[train]",
+    t5zero::fp32, t5zero::bf16) {
+  if (!t5zero_test::has_gpu()) return;
+  using model = golden::tiny_gated;
+  using run = t5zero::run<model, t5zero::zero_0, TestType, t5zero::cuda::backend>;
+  golden::ragged_batch batch;
+  golden::add_row(batch, {5, 6, 7, 1}, {1});
+  golden::add_row(batch, {9, 1}, {1});
+  golden::add_row(batch, {9, 4, 8, 12, 15, 3, 1}, {1});
+  for (const t5zero::index_t beams : {t5zero::index_t{1}, t5zero::index_t{4}, t5zero::index_t{6}}) {
+    CAPTURE(beams);
+    t5zero::generation_options options;
+    options.max_length = 40;
+    options.min_length = 5;
+    options.num_beams = beams;
+    t5zero::trainer_options settings;
+    settings.generation = options.shape(model::shape.vocab_size);
+    t5zero::trainer<run> trainer(model::shape, golden::shape_of(batch), settings);
+    trainer.initialize(7, 1.0);
+    const auto generated = [&] {
+      const auto& result = trainer.generate(batch.view(), options);
+      std::vector<std::pair<std::vector<std::int32_t>, float>> all;
+      for (t5zero::index_t b = 0; b < 3; ++b)
+        all.emplace_back(std::vector<std::int32_t>(result.tokens(b).begin(), result.tokens(b).end()),
+                         result.score(b));
+      return all;
+    };
+    const auto first = generated();
+    CHECK(generated() == first);
+    options.no_repeat_ngram_size = 50;  // changes nothing, but is not for the device
+    REQUIRE(!t5zero::device_can_search(options));
+    const auto on_host = generated();
+    for (std::size_t b = 0; b < 3; ++b) {
+      CHECK(on_host[b].first == first[b].first);
+      CHECK(on_host[b].second == Approx(first[b].second).margin(1e-4));
+    }
+  }
 }

@@ -13,6 +13,7 @@
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/operations.hpp>
+#include <t5zero/backend/cuda/row_sublayers.hpp>
 #include <t5zero/backend/cuda/token_matmul.hpp>
 #include <t5zero/backend/cuda/token_matmul_limits.hpp>
 #include <t5zero/nn/composed_sublayers.hpp>
@@ -370,7 +371,7 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
   }
 };
 
-/// A backend's sublayers for stored element type T.
+/// Sublayers of training, and of generation steps of many rows.
 template <element T>
 struct sublayers_of {
   using type = token_sublayers<T>;
@@ -380,6 +381,6 @@ struct sublayers_of<float> {
   using type = nn::composed_sublayers<operations<float>, float>;
 };
 template <element T>
-using sublayers = typename sublayers_of<T>::type;
+using sublayers = row_sublayers<T, typename sublayers_of<T>::type>;
 
 }  // namespace t5zero::cuda

@@ -5,6 +5,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 
@@ -62,6 +63,15 @@ __device__ inline void store_to_peer(void* place, int rank, uint2 value) {
   *static_cast<uint2*>(place) = value;
 #endif
 }
+__device__ inline void store_to_peer(void* place, int rank, float value) {
+#if __CUDA_ARCH__ >= 900
+  unsigned address;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(place)), "r"(rank));
+  asm volatile("st.shared::cluster.f32 [%0], %1;" : : "r"(address), "f"(value) : "memory");
+#else
+  *static_cast<float*>(place) = value;
+#endif
+}
 __device__ inline void store_to_peer(void* place, int rank, float4 value) {
 #if __CUDA_ARCH__ >= 900
   unsigned address;
@@ -100,7 +110,9 @@ void launch(execution& e, void (*kernel)(Parameters...), const overlapped_launch
   const cudaFuncAttributes facts = attributes_of(kernel);
   const bool modern = takes_clusters(facts);
   // The same bound at each launch: graphs that hold earlier ones are instantiated under it, too.
-  const auto bound = static_cast<int>(current_token_device().shared_bytes);
+  const auto declared = static_cast<index_t>(facts.sharedSizeBytes);
+  const auto bound =
+      static_cast<int>(current_token_device().shared_bytes - std::max<index_t>(0, declared - 1024));
   if (how.shared_bytes > 0 && facts.maxDynamicSharedSizeBytes < bound)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bound));
   // A multiprocessor divides its memory into cache and shared memory anew only when it is idle: kernels that

@@ -1,0 +1,104 @@
+// Time of generation, t5-small with random weights, on the first sentences of a file; every sentence gets
+// exactly `tokens` new tokens:
+//   generation_bench <train.jsonl> <spiece.model> <fp32|fp16|bf16> <batch> <beams> <tokens> [rounds]
+//   [threads]
+// One JSON line on stdout: milliseconds of one step of the whole batch (median, minimum over rounds; the
+// encoder's share included), planned bytes, peak resident bytes.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include <t5zero/data/batcher.hpp>
+#include <t5zero/data/tokenizer.hpp>
+#include <t5zero/data/translation_pairs.hpp>
+#include <t5zero/t5zero.hpp>
+
+namespace t5zero_bench {
+
+using t5zero::index_t;
+
+struct generation_work {
+  index_t batch = 4, beams = 1, tokens = 64, rounds = 4;
+  int threads = 1;
+};
+
+/// `used_bytes()`: memory that the process holds now, on the backend's device.
+template <class Precision, class Backend, class UsedBytes>
+void measure_generation(const t5zero::tokenized_dataset& data, const generation_work& asked,
+                        const UsedBytes& used_bytes) {
+  using run = t5zero::run<t5zero::t5_small, t5zero::zero_0, Precision, Backend>;
+  t5zero::generation_options generation;
+  generation.num_beams = asked.beams;
+  generation.max_length = asked.tokens + 1;
+  generation.min_length = generation.max_length;
+  t5zero::trainer_options options;
+  options.threads = asked.threads;
+  options.trains = Precision::has_master_weights;  // a 16-bit evaluation cannot draw weights
+  options.generation = generation.shape(t5zero::t5_small::shape.vocab_size);
+  const t5zero::batch_shape largest = data.largest_batch(asked.batch);
+  t5zero::trainer<run> trainer(t5zero::t5_small::shape, largest, options);
+  trainer.initialize(0);
+  t5zero::micro_batch batch(largest);
+  std::vector<double> milliseconds;
+  std::vector<index_t> examples(static_cast<std::size_t>(asked.batch));
+  long long checksum = 0;
+  for (index_t round = 0; round < 2 * asked.rounds; ++round) {  // every shape is seen once before
+    std::iota(examples.begin(), examples.end(),
+              round % asked.rounds * asked.batch % (data.size() - asked.batch + 1));
+    batch.fill(data, examples, 0);
+    const auto start = std::chrono::steady_clock::now();
+    const auto& result = trainer.generate(batch.view(), generation);
+    const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
+    for (const std::int32_t id : result.tokens(0)) checksum += id;
+    if (round >= asked.rounds) milliseconds.push_back(taken.count() / static_cast<double>(asked.tokens));
+  }
+  std::sort(milliseconds.begin(), milliseconds.end());
+  std::printf(
+      "{\"work\": \"generate t5-small %s b%lld beams%lld\", \"backend\": \"%s\", \"ms_median\": %.4f, "
+      "\"ms_min\": %.4f, "
+      "\"rounds\": %zu, \"tokens\": %lld, \"threads\": %d, \"checksum\": %lld, \"planned_bytes\": %lld, "
+      "\"peak_bytes\": %lld}\n",
+      std::string(Precision::name).c_str(), static_cast<long long>(asked.batch),
+      static_cast<long long>(asked.beams), std::string(Backend::name).c_str(),
+      milliseconds[milliseconds.size() / 2], milliseconds.front(), milliseconds.size(),
+      static_cast<long long>(asked.tokens), asked.threads, checksum,
+      static_cast<long long>(trainer.plan().total_bytes), static_cast<long long>(used_bytes()));
+}
+
+/// Runs what the arguments ask for with this backend; the exit code.
+template <class Backend, class UsedBytes>
+int run_generation_bench(int argc, char** argv, const UsedBytes& used_bytes) {
+  if (argc < 7) {
+    std::cerr << "usage: generation_bench <train.jsonl> <spiece.model> <fp32|fp16|bf16> <batch> <beams> "
+                 "<tokens> [rounds] [threads]\n";
+    return 2;
+  }
+  try {
+    const auto pairs = t5zero::read_translation_pairs(argv[1], {"en", "ro", 500});
+    const auto text = t5zero::tokenizer::from_file(argv[2]);
+    const t5zero::tokenized_dataset data(pairs, text, "translate English to Romanian: ", 1024, 128, {});
+    const std::string precision = argv[3];
+    const generation_work asked{std::atoll(argv[4]), std::atoll(argv[5]), std::atoll(argv[6]),
+                                argc > 7 ? std::atoll(argv[7]) : 4,
+                                argc > 8 ? std::atoi(argv[8]) : Backend::default_threads()};
+    if (precision == "fp16")
+      measure_generation<t5zero::fp16, Backend>(data, asked, used_bytes);
+    else if (precision == "bf16")
+      measure_generation<t5zero::bf16, Backend>(data, asked, used_bytes);
+    else
+      measure_generation<t5zero::fp32, Backend>(data, asked, used_bytes);
+  } catch (const t5zero::error& e) {
+    std::cerr << "generation_bench: " << e.what() << "\n";
+    return e.exit_code();
+  }
+  return 0;
+}
+
+}  // namespace t5zero_bench

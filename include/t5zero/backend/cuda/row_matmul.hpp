@@ -1,0 +1,96 @@
+// Matrix products of the few rows of a generation step with a weight, and what stands before and after them,
+// in one launch each: declarations that a plain C++ compiler reads. kernels/row_matmul.cuh defines them; the
+// library t5zero::kernels holds them.
+//
+// fp32 arithmetic, sums in an order that depends on the depth alone. Features of every matrix, and strides,
+// are multiples of 4, first elements aligned to four elements. Everything overwrites and is deterministic.
+#pragma once
+
+#include <algorithm>
+
+#include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/token_matmul.hpp>
+#include <t5zero/core/integers.hpp>
+#include <t5zero/tensor/tensor_view.hpp>
+
+namespace t5zero::cuda {
+
+/// Rows that one launch takes.
+inline constexpr index_t most_matmul_rows = 16;
+/// Depth that a block takes; rows that are normed have at most so many features.
+inline constexpr index_t most_row_depth = 1024;
+
+/// The depth of a product, divided among the blocks of a cluster.
+struct row_division {
+  int parts = 1;      ///< 1, 2, 4 or 8
+  index_t depth = 0;  ///< of each part but, perhaps, the last ones
+
+  [[nodiscard]] static constexpr row_division of(index_t depth) {
+    row_division result;
+    while (result.parts < 8 && ceil_div(depth, result.parts) > 512) result.parts *= 2;
+    result.depth = round_up(ceil_div(depth, result.parts), 4);
+    return result;
+  }
+};
+static_assert(row_division::of(2048).parts == 4 && row_division::of(512).parts == 1);
+
+/// Can rows of this depth be multiplied by a weight of so many features? `is_normed`: they are normed first.
+[[nodiscard]] constexpr bool multiplies_rows(index_t depth, index_t features, bool is_normed) {
+  return depth > 0 && depth % 4 == 0 && features % 4 == 0 &&
+         (is_normed ? depth : row_division::of(depth).depth) <= most_row_depth;
+}
+
+/// What becomes of norm_rows_matmul's product.
+template <element T>
+struct rows_target {
+  matrix_view<T> y;                         ///< [rows, the first features]
+  bool relu = false;                        ///< y = relu(product)
+  matrix_view<T> scattered{};               ///< [any, the other features]; no data: there are no others
+  const index_t* scattered_rows = nullptr;  ///< [rows]: which of `scattered` they go to
+};
+
+/// y = rms_norm(x) weight^T.
+template <element T>
+struct norm_rows_matmul_arguments {
+  matrix_view<const float> x;        ///< [rows, d_model]
+  vector_view<const T> norm_weight;  ///< [d_model]
+  float epsilon = 0.0F;
+  matrix_view<const T> weight;  ///< [features, d_model]
+  rows_target<T> target;
+  launch_overlap overlap = launch_overlap::none;
+};
+/// out = x + a weight^T.
+template <element T>
+struct rows_residual_arguments {
+  matrix_view<const T> a;       ///< [rows, depth]
+  matrix_view<const T> weight;  ///< [d_model, depth]
+  matrix_view<const float> x;   ///< [rows, d_model]
+  matrix_view<float> out;       ///< [rows, d_model]; not x
+  launch_overlap overlap = launch_overlap::none;
+};
+/// y = scale * rms_norm(x) weight^T.
+template <element T>
+struct norm_rows_logits_arguments {
+  matrix_view<const float> x;        ///< [rows, d_model]
+  vector_view<const T> norm_weight;  ///< [d_model]
+  float epsilon = 0.0F;
+  matrix_view<const T> weight;  ///< [features, d_model]
+  float scale = 1.0F;
+  matrix_view<float> y;  ///< [rows, features]
+  launch_overlap overlap = launch_overlap::none;
+};
+
+/// Are there the clusters of blocks that a depth beyond 512 needs: compute capability 9.0 or above?
+template <element T>
+[[nodiscard]] bool row_clusters_work();
+
+// Each throws contract_error where shapes or alignments do not fit, and is one launch.
+template <element T>
+void norm_rows_matmul(execution& e, const norm_rows_matmul_arguments<T>& arguments);
+template <element T>
+void rows_residual(execution& e, const rows_residual_arguments<T>& arguments);
+template <element T>
+void norm_rows_logits(execution& e, const norm_rows_logits_arguments<T>& arguments);
+
+}  // namespace t5zero::cuda
