@@ -18,7 +18,7 @@ namespace t5zero::cuda {
 
 /// Rows that one launch takes.
 inline constexpr index_t most_matmul_rows = 16;
-/// Depth that a block takes; rows that are normed have at most so many features.
+/// Features that rows which are normed have at most; other depths are divided into parts of at most half.
 inline constexpr index_t most_row_depth = 1024;
 
 /// The depth of a product, divided among the blocks of a cluster.
@@ -38,7 +38,7 @@ static_assert(row_division::of(2048).parts == 4 && row_division::of(512).parts =
 /// Can rows of this depth be multiplied by a weight of so many features? `is_normed`: they are normed first.
 [[nodiscard]] constexpr bool multiplies_rows(index_t depth, index_t features, bool is_normed) {
   return depth > 0 && depth % 4 == 0 && features % 4 == 0 &&
-         (is_normed ? depth : row_division::of(depth).depth) <= most_row_depth;
+         (is_normed ? depth <= most_row_depth : row_division::of(depth).depth <= 512);
 }
 
 /// What becomes of norm_rows_matmul's product.

@@ -91,12 +91,16 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
   }
   wait_for_previous_grid();
 
+  const bool has_table = in.keys.table != nullptr;
+  const index_t* const table = in.keys.table + (has_table ? row * in.keys.stride : 0);
+  const index_t first_key = has_table ? 0 : in.keys.first[row];
+  const auto key_at = [&](int j) { return has_table ? table[j] : first_key + j; };
   // Table entries are read before it is known how many count: they are there up to max_count.
   index_t at[keys_in_flight] = {};
 #pragma unroll
   for (int i = 0; i < keys_in_flight; ++i) {
     const int j = group + i * groups;
-    if (j < max_count) at[i] = in.keys.at(row, j);
+    if (j < max_count) at[i] = key_at(j);
   }
   const int count = static_cast<int>(in.keys.count(row));
   float query[unit] = {};
@@ -114,7 +118,7 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
     for (int i = 0; i < keys_in_flight; ++i) {
       const int j = first + group + i * groups;
       const bool reads = j < count && inside;
-      if (first > 0 && j < count) at[i] = in.keys.at(row, j);
+      if (first > 0 && j < count) at[i] = key_at(j);
 #pragma unroll
       for (int c = 0; c < unit; ++c) keys[i][c] = values[i][c] = 0.0F;
       if (reads) load_pack(in.key.data + at[i] * in.key.stride + own_columns, keys[i]);
@@ -202,8 +206,8 @@ void launch_decode_attention(execution& e, const decode_attention_inputs<T>& in,
            {.blocks = grid, .threads = threads(), .shared_bytes = bytes, .overlap = overlap_of(e)}, in,
            context, buckets);
   };
-  // Few warps are soon together; with many keys, more of them keep more reads in flight.
-  if (in.keys.max_count <= 256) {
+  // Few warps are soon together; more of them read more keys at a time.
+  if (in.keys.max_count <= 32) {
     submit(std::integral_constant<int, 128>{});
   } else {
     submit(std::integral_constant<int, 256>{});

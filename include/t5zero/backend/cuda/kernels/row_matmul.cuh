@@ -39,11 +39,35 @@ inline constexpr int row_matmul_warps = row_matmul_threads / warp_size;
 inline constexpr int row_chunk = 4 * warp_size;
 /// Rows that are multiplied at a time.
 inline constexpr int row_group = 4;
-inline constexpr int row_groups = static_cast<int>(most_matmul_rows) / row_group;
 
 /// This lane's columns of chunk c.
 [[nodiscard]] __device__ inline int lane_column(int c) {
   return c * row_chunk + static_cast<int>(threadIdx.x) % warp_size * 4;
+}
+/// The operand in shared memory: Groups * row_group rows of Chunks * row_chunk columns, zeros where there is
+/// nothing, so that products need not ask.
+template <int Chunks, int Groups>
+struct row_operand {
+  static constexpr int rows = Groups * row_group;
+  static constexpr int stride = Chunks * row_chunk;
+  static constexpr int elements = rows * stride;
+};
+
+/// Starts to copy columns [first, + depth) of all rows to `to`.
+template <class Operand, element T>
+__device__ void copy_operand(T* to, const matrix_view<const T>& from, int first, int depth) {
+  constexpr int packs = Operand::stride / 4;
+#pragma unroll
+  for (int i = 0; i < Operand::rows * packs / row_matmul_threads; ++i) {
+    const int p = i * row_matmul_threads + static_cast<int>(threadIdx.x);
+    const int row = p / packs;
+    const int column = p % packs * 4;
+    const bool inside = row < from.rows && column < depth;
+    copy_pack_async(reinterpret_cast<pack<T, 4>*>(to + p * 4),
+                    reinterpret_cast<const pack<T, 4>*>(
+                        inside ? from.data + row * from.stride + first + column : from.data),
+                    inside);
+  }
 }
 
 /// The left operand as it is.
@@ -51,43 +75,45 @@ template <element T>
 struct plain_rows {
   matrix_view<const T> a;
 
+  template <class Operand>
+  static constexpr index_t shared_bytes = Operand::elements* index_t{sizeof(T)};
+  template <int Chunks>
   struct constants {};
-  [[nodiscard]] __device__ constants prepare() const { return {}; }
+  template <int Chunks>
+  [[nodiscard]] __device__ constants<Chunks> prepare() const {
+    return {};
+  }
   [[nodiscard]] __device__ int count() const { return static_cast<int>(a.rows); }
 
-  /// Brings columns [first, + depth) of all rows to `operand`. All threads of the block call it.
-  __device__ void make(const constants& /*known*/, T* operand, int first, int depth) const {
-    constexpr int at_once = 8;
-    for (int column = static_cast<int>(threadIdx.x) * 4; column < depth; column += row_matmul_threads * 4) {
-      for (int begin = 0; begin < count(); begin += at_once) {
-        pack<T, 4> loaded[at_once];
-#pragma unroll
-        for (int i = 0; i < at_once; ++i)
-          loaded[i] = load_features<4, true>(a.data + (begin + i) * a.stride + first + column,
-                                             begin + i < count() ? 4 : 0);
-#pragma unroll
-        for (int i = 0; i < at_once; ++i) {
-          if (begin + i < count())
-            *reinterpret_cast<pack<T, 4>*>(operand + (begin + i) * depth + column) = loaded[i];
-        }
-      }
-    }
+  /// Brings columns [first, + depth) to `memory`; the operand. All threads of the block call it.
+  template <class Operand, class Constants>
+  [[nodiscard]] __device__ const T* make(const Constants& /*known*/, unsigned char* memory, int first,
+                                         int depth) const {
+    T* const operand = reinterpret_cast<T*>(memory);
+    copy_operand<Operand>(operand, a, first, depth);
+    wait_for_copies();
     __syncthreads();
+    return operand;
   }
 };
 
-/// rms_norm(x), rounded to T. Chunks: of a row, at most.
-template <element T, int Chunks>
+/// rms_norm(x), rounded to T.
+template <element T>
 struct normed_rows {
   matrix_view<const float> x;
   const T* weight = nullptr;
   float epsilon = 0.0F;
 
+  /// Rows as they are; behind them, unless T is fp32, the operand.
+  template <class Operand>
+  static constexpr index_t shared_bytes = Operand::elements*(sizeof(T) == 4 ? 4 : 4 + index_t{sizeof(T)});
+  template <int Chunks>
   struct constants {
     pack<T, 4> weight[Chunks];
   };
-  [[nodiscard]] __device__ constants prepare() const {
-    constants known;
+  template <int Chunks>
+  [[nodiscard]] __device__ constants<Chunks> prepare() const {
+    constants<Chunks> known;
 #pragma unroll
     for (int c = 0; c < Chunks; ++c)
       known.weight[c] =
@@ -98,49 +124,55 @@ struct normed_rows {
     return static_cast<int>(x.rows);
   }
 
-  /// Each warp norms some rows; those of a turn are under way at once.
-  __device__ void make(const constants& known, T* operand, int /*first*/, int depth) const {
-    constexpr int at_once = Chunks <= 4 ? 4 : 2;
+  /// Each warp norms one row of each group.
+  template <class Operand, class Constants>
+  [[nodiscard]] __device__ const T* make(const Constants& known, unsigned char* memory, int /*first*/,
+                                         int depth) const {
+    constexpr int chunks = Operand::stride / row_chunk;
+    float* const rows = reinterpret_cast<float*>(memory);
+    T* const operand =
+        sizeof(T) == 4 ? reinterpret_cast<T*>(memory) : reinterpret_cast<T*>(memory + Operand::elements * 4);
+    copy_operand<Operand>(rows, x, 0, depth);
+    const float inverse_depth = 1.0F / static_cast<float>(depth);
+    wait_for_copies();
+    __syncthreads();
     const int warp = static_cast<int>(threadIdx.x) / warp_size;
-    for (int begin = warp; begin < count(); begin += row_matmul_warps * at_once) {
-      pack<float, 4> loaded[at_once][Chunks];
+    float loaded[Operand::rows / row_matmul_warps][chunks][4];
+    float scale[Operand::rows / row_matmul_warps];
 #pragma unroll
-      for (int i = 0; i < at_once; ++i) {
-        const int row = begin + i * row_matmul_warps;
+    for (int i = 0; i < Operand::rows / row_matmul_warps; ++i) {
+      const float* const row = rows + (i * row_matmul_warps + warp) * Operand::stride;
+      float squares = 0.0F;
 #pragma unroll
-        for (int c = 0; c < Chunks; ++c)
-          loaded[i][c] = load_features<4, true>(x.data + row * x.stride + lane_column(c),
-                                                row < count() ? depth - lane_column(c) : 0);
+      for (int c = 0; c < chunks; ++c) {
+        load_pack(row + lane_column(c), loaded[i][c]);
+#pragma unroll
+        for (const float value : loaded[i][c]) squares += value * value;
       }
+      scale[i] = squares;
+    }
 #pragma unroll
-      for (int i = 0; i < at_once; ++i) {
-        const int row = begin + i * row_matmul_warps;
-        if (row >= count()) break;
-        float squares = 0.0F;
+    for (float& value : scale) value = 1.0F / sqrtf(warp_sum(value) * inverse_depth + epsilon);
 #pragma unroll
-        for (int c = 0; c < Chunks; ++c) {
+    for (int i = 0; i < Operand::rows / row_matmul_warps; ++i) {
 #pragma unroll
-          for (const float value : loaded[i][c].values) squares += value * value;
-        }
-        const float r = 1.0F / sqrtf(warp_sum(squares) / static_cast<float>(depth) + epsilon);
+      for (int c = 0; c < chunks; ++c) {
+        float normed[4];
 #pragma unroll
-        for (int c = 0; c < Chunks; ++c) {
-          if (lane_column(c) >= depth) continue;
-          float normed[4];
-#pragma unroll
-          for (int j = 0; j < 4; ++j)
-            normed[j] = loaded[i][c].values[j] * r * to_float(known.weight[c].values[j]);
-          store_pack(operand + row * depth + lane_column(c), normed);
-        }
+        for (int j = 0; j < 4; ++j)
+          normed[j] = loaded[i][c][j] * scale[i] * to_float(known.weight[c].values[j]);
+        store_pack(operand + (i * row_matmul_warps + warp) * Operand::stride + lane_column(c), normed);
       }
     }
     __syncthreads();
+    return operand;
   }
 };
 
 /// rows_target.
 template <element T>
 struct target_result {
+  static constexpr bool takes_many_tiles = false;
   rows_target<T> target;
 
   [[nodiscard]] __device__ float prepare(int /*row*/, int /*feature*/) const { return 0.0F; }
@@ -155,6 +187,7 @@ struct target_result {
   }
 };
 struct sum_result {
+  static constexpr bool takes_many_tiles = false;
   matrix_view<const float> x;
   matrix_view<float> out;
 
@@ -166,6 +199,7 @@ struct sum_result {
   }
 };
 struct scaled_result {
+  static constexpr bool takes_many_tiles = true;
   matrix_view<float> y;
   float scale = 1.0F;
 
@@ -175,47 +209,48 @@ struct scaled_result {
   }
 };
 
-/// Adds `Count` values over the lanes of a warp: lane l gets the sum of value l / (32 / Count).
-template <int Count>
-[[nodiscard]] __device__ inline float sum_of_lane(float (&values)[Count]) {
-  static_assert(Count == 4 || Count == 8 || Count == 16);
-  const int lane = static_cast<int>(threadIdx.x) % warp_size;
-  int offset = warp_size / 2;
-#pragma unroll
-  for (int half = Count / 2; half > 0; half /= 2, offset /= 2) {
-    const bool upper = (lane & offset) != 0;
+/// Adds `Count` values over the lanes of a warp: lane l gets the sum of value l / (32 / Count). Offset: of
+/// the lanes whose values are added next; those behind are done.
+template <int Count, int Offset = warp_size / 2>
+[[nodiscard]] __device__ inline float sum_of_lane(const float (&values)[Count]) {
+  if constexpr (Offset == 0) {
+    return values[0];
+  } else if constexpr (Count == 1) {
+    const float sums[1] = {values[0] + __shfl_xor_sync(all_lanes, values[0], Offset)};
+    return sum_of_lane<1, Offset / 2>(sums);
+  } else {
+    constexpr int half = Count / 2;
+    const bool upper = static_cast<int>(threadIdx.x) & Offset;
+    float sums[half];
 #pragma unroll
     for (int i = 0; i < half; ++i) {
       const float sent = upper ? values[i] : values[i + half];
       const float kept = upper ? values[i + half] : values[i];
-      values[i] = kept + __shfl_xor_sync(all_lanes, sent, offset);
+      sums[i] = kept + __shfl_xor_sync(all_lanes, sent, Offset);
     }
+    return sum_of_lane<half, Offset / 2>(sums);
   }
-#pragma unroll
-  for (int rest = warp_size / Count / 2; rest > 0; rest /= 2)
-    values[0] += __shfl_xor_sync(all_lanes, values[0], rest);
-  return values[0];
 }
 
-/// Grid: clusters of `parts` blocks, which divide the depth. A tile: row_matmul_warps * Features features.
-template <element T, int Features, int Chunks, class Rows, class Result>
+/// Grid: clusters of `parts` blocks, which divide the depth; a tile is row_matmul_warps * Features features.
+/// Divided: are there several parts? Without takes_many_tiles, a block has one tile.
+template <element T, int Features, int Chunks, int Groups, bool Divided, class Rows, class Result>
 __global__ void __launch_bounds__(row_matmul_threads)
     row_matmul_kernel(const __grid_constant__ matrix_view<const T> weight, const __grid_constant__ Rows rows,
-                      const __grid_constant__ Result result, int parts, int part_depth) {
+                      const __grid_constant__ Result result, int parts, int part_depth, int tile_step) {
+  using operand_type = row_operand<Chunks, Groups>;
   constexpr int tile_features = row_matmul_warps * Features;
   constexpr int lanes_per_sum = warp_size / (Features * row_group);
   // Sums of the other blocks of the cluster, in the first one's memory.
-  __shared__ float exchange[7][most_matmul_rows * tile_features];
+  __shared__ float exchange[Divided ? 7 : 1][Divided ? operand_type::rows * tile_features : 1];
   let_next_grid_start();
-  if (parts > 1) arrive_at_cluster();
-  const int rank = static_cast<int>(blockIdx.x) % parts;
-  const int first = rank * part_depth;
+  if constexpr (Divided) arrive_at_cluster();
+  const int rank = Divided ? static_cast<int>(blockIdx.x) % parts : 0;
+  const int first = Divided ? rank * part_depth : 0;
   const int depth = max(0, min(part_depth, static_cast<int>(weight.cols) - first));
   const int warp = static_cast<int>(threadIdx.x) / warp_size;
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
-  auto* const operand = reinterpret_cast<T*>(dynamic_shared_memory());
   const auto features = static_cast<int>(weight.rows);
-  const int clusters = static_cast<int>(gridDim.x) / parts;
 
   pack<T, 4> weights[Features][Chunks];
   const auto load_weights = [&](int tile) {
@@ -229,44 +264,37 @@ __global__ void __launch_bounds__(row_matmul_threads)
             load_features<4, true>(from + lane_column(c), feature < features ? depth - lane_column(c) : 0);
     }
   };
-  int tile = static_cast<int>(blockIdx.x) / parts;
+  int tile = Divided ? static_cast<int>(blockIdx.x) / parts : static_cast<int>(blockIdx.x);
   load_weights(tile);
-  const auto known = rows.prepare();
+  const auto known = rows.template prepare<Chunks>();
   wait_for_previous_grid();
-  rows.make(known, operand, first, depth);
 
   const int row_count = rows.count();
   const int own_feature = lane / lanes_per_sum / row_group;
   const int own_row = lane / lanes_per_sum % row_group;
-  for (; tile * tile_features < features; tile += clusters) {
-    const int feature = tile * tile_features + warp * Features + own_feature;
-    const bool stores = lane % lanes_per_sum == 0 && feature < features && rank == 0;
-    float prepared[row_groups];
+  const auto own = [&](int at) { return at * tile_features + warp * Features + own_feature; };
+  float prepared[Groups];
+  const auto prepare = [&] {
+    const int feature = own(tile);
 #pragma unroll
-    for (int g = 0; g < row_groups; ++g) {
+    for (int g = 0; g < Groups; ++g) {
       const int row = g * row_group + own_row;
-      prepared[g] = stores && row < row_count ? result.prepare(row, feature) : 0.0F;
+      prepared[g] = row < row_count && feature < features ? result.prepare(row, feature) : 0.0F;
     }
-    float total[row_groups] = {};
+  };
+  prepare();
+  const T* const operand = rows.template make<operand_type>(known, dynamic_shared_memory(), first, depth);
+  while (true) {
+    float total[Groups];
 #pragma unroll
-    for (int g = 0; g < row_groups; ++g) {
-      if (g * row_group >= row_count) break;
+    for (int g = 0; g < Groups; ++g) {
       float sums[Features * row_group] = {};
 #pragma unroll
       for (int c = 0; c < Chunks; ++c) {
-        if (c * row_chunk >= depth) break;
         float a[row_group][4];
 #pragma unroll
-        for (int r = 0; r < row_group; ++r) {
-          const int row = g * row_group + r;
-          const bool inside = row < row_count && lane_column(c) < depth;
-          if (inside) {
-            load_pack(operand + row * depth + lane_column(c), a[r]);
-          } else {
-#pragma unroll
-            for (float& value : a[r]) value = 0.0F;
-          }
-        }
+        for (int r = 0; r < row_group; ++r)
+          load_pack(operand + (g * row_group + r) * operand_type::stride + lane_column(c), a[r]);
 #pragma unroll
         for (int f = 0; f < Features; ++f) {
 #pragma unroll
@@ -279,34 +307,37 @@ __global__ void __launch_bounds__(row_matmul_threads)
       }
       total[g] = sum_of_lane(sums);
     }
-    if (parts > 1) {
-      wait_for_cluster();  // its blocks run, and have read what came before
+    if constexpr (Divided) {
+      const auto place = [&](int g) {
+        return (g * row_group + own_row) * tile_features + warp * Features + own_feature;
+      };
+      wait_for_cluster();  // its blocks run: their shared memory may be written
       if (rank > 0 && lane % lanes_per_sum == 0) {
 #pragma unroll
-        for (int g = 0; g < row_groups; ++g) {
-          const int row = g * row_group + own_row;
-          if (row < row_count)
-            store_to_peer(&exchange[rank - 1][row * tile_features + warp * Features + own_feature], 0,
-                          total[g]);
-        }
+        for (int g = 0; g < Groups; ++g) store_to_peer(&exchange[rank - 1][place(g)], 0, total[g]);
       }
       arrive_at_cluster();
       wait_for_cluster();
-    }
-    if (stores) {
+      if (rank == 0) {
+        for (int part = 1; part < parts; ++part) {
 #pragma unroll
-      for (int g = 0; g < row_groups; ++g) {
-        const int row = g * row_group + own_row;
-        if (row >= row_count) break;
-        for (int part = 1; part < parts; ++part)
-          total[g] += exchange[part - 1][row * tile_features + warp * Features + own_feature];
-        result.store(prepared[g], row, feature, total[g]);
+          for (int g = 0; g < Groups; ++g) total[g] += exchange[part - 1][place(g)];
+        }
       }
     }
-    if (parts > 1) arrive_at_cluster();
-    if ((tile + clusters) * tile_features < features) load_weights(tile + clusters);
+    if (rank == 0 && lane % lanes_per_sum == 0 && own(tile) < features) {
+#pragma unroll
+      for (int g = 0; g < Groups; ++g) {
+        const int row = g * row_group + own_row;
+        if (row < row_count) result.store(prepared[g], row, own(tile), total[g]);
+      }
+    }
+    if constexpr (!Result::takes_many_tiles) return;
+    tile += tile_step;
+    if (tile * tile_features >= features) return;
+    load_weights(tile);
+    prepare();
   }
-  if (parts > 1) wait_for_cluster();
 }
 
 /// Whole packs of 4, aligned.
@@ -315,64 +346,69 @@ template <class... Views>
   return ((views.data == nullptr || takes_packs(views, 4)) && ...);
 }
 
-template <int Features, int Chunks, element T, class Rows, class Result>
-void launch_row_matmul(execution& e, const matrix_view<const T>& weight, const Rows& rows,
-                       const Result& result, index_t row_count, const row_division& division, index_t tiles,
-                       int multiprocessors, launch_overlap overlap) {
-  const auto kernel = row_matmul_kernel<T, Features, Chunks, Rows, Result>;
-  const bool clusters = takes_clusters(attributes_of(kernel));
-  require(division.parts == 1 || clusters, "cuda::row_matmul: the depth needs clusters of blocks");
-  const index_t blocks = std::min<index_t>(tiles, division.parts > 1 ? tiles : 4 * multiprocessors);
-  launch(e, kernel,
-         {.blocks = dim3(static_cast<unsigned>(blocks * division.parts)),
-          .threads = row_matmul_threads,
-          .shared_bytes = row_count * division.depth * static_cast<index_t>(sizeof(T)),
-          .cluster = division.parts,
-          .overlap = overlap},
-         weight, rows, result, division.parts, static_cast<int>(division.depth));
+/// Calls f with the number of groups that hold so many rows.
+template <class F>
+void with_row_groups(index_t rows, const F& f) {
+  if (rows <= row_group)
+    f(std::integral_constant<int, 1>{});
+  else if (rows <= 2 * row_group)
+    f(std::integral_constant<int, 2>{});
+  else
+    f(std::integral_constant<int, 4>{});
 }
 
-/// make_rows(integral constant of chunks): the left operand.
-template <element T, class MakeRows, class Result>
-void row_matmul(execution& e, const matrix_view<const T>& weight, const MakeRows& make_rows,
-                const Result& result, index_t row_count, const row_division& division,
-                launch_overlap overlap) {
+template <element T, class Rows, class Result>
+void row_matmul(execution& e, const matrix_view<const T>& weight, const Rows& rows, const Result& result,
+                index_t row_count, const row_division& division, launch_overlap overlap) {
   require(row_count <= most_matmul_rows && weight.cols % 4 == 0 && division.depth <= most_row_depth,
           "cuda::row_matmul: more rows or a larger depth than it takes");
   if (row_count == 0 || weight.rows == 0) return;
   const int multiprocessors = current_token_device().multiprocessors;
-  const auto tiles = [&](int features) {
-    return ceil_div(weight.rows, index_t{row_matmul_warps * features});
+  const auto submit = [&](auto features, auto chunks, auto groups, auto divided) {
+    const auto kernel = row_matmul_kernel<T, features(), chunks(), groups(), divided(), Rows, Result>;
+    require(!divided() || takes_clusters(attributes_of(kernel)),
+            "cuda::row_matmul: the depth needs clusters of blocks");
+    const index_t tiles = ceil_div(weight.rows, index_t{row_matmul_warps * features()});
+    const index_t blocks = Result::takes_many_tiles ? std::min<index_t>(tiles, 4 * multiprocessors) : tiles;
+    launch(e, kernel,
+           {.blocks = dim3(static_cast<unsigned>(blocks * division.parts)),
+            .threads = row_matmul_threads,
+            .shared_bytes = Rows::template shared_bytes<row_operand<chunks(), groups()>>,
+            .cluster = division.parts,
+            .overlap = overlap},
+           weight, rows, result, division.parts, static_cast<int>(division.depth), static_cast<int>(blocks));
   };
-  const auto fits = [&](int features) { return tiles(features) * division.parts <= multiprocessors; };
-  const auto submit = [&](auto features, auto chunks) {
-    launch_row_matmul<features(), chunks(), T>(e, weight, make_rows(chunks), result, row_count, division,
-                                               tiles(features()), multiprocessors, overlap);
+  const auto fits = [&](int features) {
+    return ceil_div(weight.rows, index_t{row_matmul_warps * features}) * division.parts <= multiprocessors;
   };
-  using std::integral_constant;
-  if (division.depth <= 4 * row_chunk) {
-    constexpr integral_constant<int, 4> chunks;
+  const auto choose_features = [&](auto chunks, auto groups, auto divided) {
+    using std::integral_constant;
     if (fits(1))
-      submit(integral_constant<int, 1>{}, chunks);
-    else if (fits(2))
-      submit(integral_constant<int, 2>{}, chunks);
+      submit(integral_constant<int, 1>{}, chunks, groups, divided);
+    else if (chunks() == 8 || fits(2))
+      submit(integral_constant<int, 2>{}, chunks, groups, divided);
     else
-      submit(integral_constant<int, 4>{}, chunks);
-  } else {
-    constexpr integral_constant<int, 8> chunks;
-    if (fits(1))
-      submit(integral_constant<int, 1>{}, chunks);
-    else
-      submit(integral_constant<int, 2>{}, chunks);
-  }
+      submit(integral_constant<int, 4>{}, integral_constant<int, 4>{}, groups, divided);
+  };
+  with_row_groups(row_count, [&](auto groups) {
+    constexpr std::integral_constant<int, 4> few;
+    constexpr bool is_plain = std::is_same_v<Rows, plain_rows<T>>;
+    if (division.parts > 1) {
+      if constexpr (is_plain) choose_features(few, groups, std::true_type{});
+    } else if (division.depth <= few() * row_chunk) {
+      choose_features(few, groups, std::false_type{});
+    } else {
+      if constexpr (!is_plain) choose_features(std::integral_constant<int, 8>{}, groups, std::false_type{});
+    }
+  });
 }
 
 }  // namespace detail
 
 template <element T>
 bool row_clusters_work() {
-  static const bool result = detail::takes_clusters(
-      detail::attributes_of(detail::row_matmul_kernel<T, 1, 4, detail::plain_rows<T>, detail::sum_result>));
+  static const bool result = detail::takes_clusters(detail::attributes_of(
+      detail::row_matmul_kernel<T, 1, 4, 1, true, detail::plain_rows<T>, detail::sum_result>));
   return result;
 }
 
@@ -385,12 +421,8 @@ void norm_rows_matmul(execution& e, const norm_rows_matmul_arguments<T>& in) {
               (scattered == 0 || target.scattered_rows != nullptr) &&
               detail::takes_row_packs(in.x, in.norm_weight, in.weight),
           "cuda::norm_rows_matmul: the shapes do not agree");
-  detail::row_matmul<T>(
-      e, in.weight,
-      [&](auto chunks) {
-        return detail::normed_rows<T, chunks()>{in.x, in.norm_weight.data, in.epsilon};
-      },
-      detail::target_result<T>{target}, in.x.rows, {1, in.x.cols}, in.overlap);
+  detail::row_matmul<T>(e, in.weight, detail::normed_rows<T>{in.x, in.norm_weight.data, in.epsilon},
+                        detail::target_result<T>{target}, in.x.rows, {1, in.x.cols}, in.overlap);
 }
 
 template <element T>
@@ -399,9 +431,8 @@ void rows_residual(execution& e, const rows_residual_arguments<T>& in) {
               in.x.rows == in.out.rows && in.x.cols == in.out.cols &&
               detail::takes_row_packs(in.a, in.weight),
           "cuda::rows_residual: the shapes do not agree");
-  detail::row_matmul<T>(
-      e, in.weight, [&](auto /*chunks*/) { return detail::plain_rows<T>{in.a}; },
-      detail::sum_result{in.x, in.out}, in.a.rows, row_division::of(in.a.cols), in.overlap);
+  detail::row_matmul<T>(e, in.weight, detail::plain_rows<T>{in.a}, detail::sum_result{in.x, in.out},
+                        in.a.rows, row_division::of(in.a.cols), in.overlap);
 }
 
 template <element T>
@@ -409,12 +440,8 @@ void norm_rows_logits(execution& e, const norm_rows_logits_arguments<T>& in) {
   require(in.weight.cols == in.x.cols && in.norm_weight.size == in.x.cols && in.y.rows == in.x.rows &&
               in.y.cols == in.weight.rows && detail::takes_row_packs(in.x, in.norm_weight, in.weight),
           "cuda::norm_rows_logits: the shapes do not agree");
-  detail::row_matmul<T>(
-      e, in.weight,
-      [&](auto chunks) {
-        return detail::normed_rows<T, chunks()>{in.x, in.norm_weight.data, in.epsilon};
-      },
-      detail::scaled_result{in.y, in.scale}, in.x.rows, {1, in.x.cols}, in.overlap);
+  detail::row_matmul<T>(e, in.weight, detail::normed_rows<T>{in.x, in.norm_weight.data, in.epsilon},
+                        detail::scaled_result{in.y, in.scale}, in.x.rows, {1, in.x.cols}, in.overlap);
 }
 
 }  // namespace t5zero::cuda

@@ -2,8 +2,10 @@
 //
 // rank_tokens: scores fp32 and ids int32 [rows, count] get the count best next tokens of rows of logits fp32
 // [rows, vocabulary], descending, ties to the lower id: by log probability where the search has beams, else
-// by logit; the end is forbidden while a row is shorter than the rules' min_length. A block takes a row, in
-// registers up to 32768 tokens (block_row.cuh), and picks as top_candidates does; count <= 128, overwrites.
+// by logit; the end is forbidden while a row is shorter than the rules' min_length. count <= 128, overwrites.
+// The eight blocks of a cluster take a row of up to 32768 tokens, in registers: each picks the best of its
+// part as top_candidates does, and the first ranks what all have picked by counting what is before each.
+// Longer rows, more candidates, or a GPU without clusters: a block takes a row.
 //
 // advance_search: a block takes a sentence. Its beams' candidates are ranked by counting those before each;
 // one thread makes the choices, as the host does; then each thread moves positions of the key table, whose
@@ -20,6 +22,7 @@
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/block_row.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
+#include <t5zero/backend/cuda/kernels/row_access.cuh>
 #include <t5zero/backend/cuda/kernels/top_candidates.cuh>
 #include <t5zero/backend/cuda/operations.hpp>
 #include <t5zero/backend/search.hpp>
@@ -79,6 +82,144 @@ __global__ void __launch_bounds__(block_row_threads, 1)
         ids.data[r * ids.stride + i] = id_of_candidate(key);
         scores.data[r * scores.stride + i] = value_of_ordered_bits(static_cast<std::uint32_t>(key >> 32));
       });
+}
+
+inline constexpr int rank_parts = 8;
+inline constexpr int rank_threads = 256;
+inline constexpr int rank_packs = 4;
+/// Of a row that is divided.
+inline constexpr index_t most_divided_tokens = index_t{4} * rank_parts * rank_threads * rank_packs;
+inline constexpr int most_divided_candidates = rank_threads / rank_parts;
+
+/// Grid: a cluster of rank_parts blocks for each row.
+template <bool Packs>
+__global__ void __launch_bounds__(rank_threads)
+    rank_divided_kernel(const __grid_constant__ search_arrays search, index_t first_row,
+                        matrix_view<const float> logits, matrix_view<float> scores,
+                        matrix_view<std::int32_t> ids) {
+  constexpr int warps = rank_threads / warp_size;
+  __shared__ float shared[warps];
+  __shared__ std::uint64_t best_of_warps[2][warps];
+  // Written by the cluster's blocks: maxima and sums of exponentials of the parts; the keys that they picked.
+  __shared__ __align__(8) float statistics[rank_parts][2];
+  __shared__ std::uint64_t picked[rank_parts * most_divided_candidates];
+  let_next_grid_start();
+  arrive_at_cluster();
+  const int part = static_cast<int>(blockIdx.x) % rank_parts;
+  const auto r = static_cast<index_t>(blockIdx.x / rank_parts);
+  const int cols = static_cast<int>(logits.cols);
+  const int part_cols = (cols + 4 * rank_parts - 1) / (4 * rank_parts) * 4;
+  const int begin = part * part_cols;
+  const int available = max(0, min(part_cols, cols - begin));
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto column = [&](int p) { return (p * rank_threads + thread) * 4; };
+  wait_for_previous_grid();
+
+  pack<float, 4> loaded[rank_packs];
+  const float* const from = logits.data + r * logits.stride + begin;
+#pragma unroll
+  for (int p = 0; p < rank_packs; ++p)
+    loaded[p] = load_features<4, Packs>(from + column(p), available - column(p));
+  const bool ends = search.key_counts[first_row + r] >= search.rules->min_length;
+  const int forbidden = ends ? -1 : search.rules->end_id - begin;
+  float values[rank_packs][4];
+#pragma unroll
+  for (int p = 0; p < rank_packs; ++p) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) values[p][i] = column(p) + i < available ? loaded[p].values[i] : -INFINITY;
+  }
+  wait_for_cluster();  // its blocks run: their shared memory may be written
+  float shift = 0.0F;
+  if (search.beams > 1) {
+    float maximum = -INFINITY;
+#pragma unroll
+    for (const auto& four : values) {
+#pragma unroll
+      for (const float value : four) maximum = fmaxf(maximum, value);
+    }
+    maximum = block_max<rank_threads>(maximum, shared);
+    float sum = 0.0F;
+    if (maximum > -INFINITY) {
+#pragma unroll
+      for (const auto& four : values) {
+#pragma unroll
+        for (const float value : four) sum += expf(value - maximum);
+      }
+    }
+    sum = block_sum<rank_threads>(sum, shared);
+    if (thread < rank_parts)
+      store_to_peer(&statistics[part], thread, uint2{__float_as_uint(maximum), __float_as_uint(sum)});
+    arrive_at_cluster();
+    wait_for_cluster();
+    float whole = -INFINITY;
+#pragma unroll
+    for (const auto& one : statistics) whole = fmaxf(whole, one[0]);
+    float total = 0.0F;
+#pragma unroll
+    for (const auto& one : statistics) total += one[1] * expf(one[0] - whole);
+    shift = whole + logf(total);
+  }
+  std::uint32_t bits[rank_packs][4];  // 0: none
+#pragma unroll
+  for (int p = 0; p < rank_packs; ++p) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float value = column(p) + i == forbidden ? -INFINITY : values[p][i] - shift;
+      bits[p][i] = column(p) + i < available ? ordered_bits(value) : 0;
+    }
+  }
+
+  // Ids ascend with the place, so the first of a thread's equal values is its best.
+  const auto best_left = [&] {
+    std::uint32_t best_bits = 0;
+    int best_column = 0;
+#pragma unroll
+    for (int p = 0; p < rank_packs; ++p) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (bits[p][i] <= best_bits) continue;
+        best_bits = bits[p][i];
+        best_column = column(p) + i;
+      }
+    }
+    return best_bits == 0 ? std::uint64_t{0} : candidate_key(best_bits, begin + best_column);
+  };
+  const int warp = thread / warp_size;
+  const int lane = thread % warp_size;
+  const int count = static_cast<int>(scores.cols);
+  std::uint64_t best = best_left();
+  std::uint64_t best_of_warp = warp_max_key(best);
+  for (int i = 0; i < count; ++i) {
+    if (lane == 0) best_of_warps[i % 2][warp] = best_of_warp;
+    __syncthreads();
+    std::uint64_t key = 0;
+#pragma unroll
+    for (int w = 0; w < warps; ++w) key = max(key, best_of_warps[i % 2][w]);
+    if (thread == 0)
+      store_to_peer(&picked[part * count + i], 0,
+                    uint2{static_cast<unsigned>(key), static_cast<unsigned>(key >> 32)});
+    if (i + 1 == count || key == 0 || best_of_warp != key) continue;
+    if (best == key) {
+      const int id = id_of_candidate(key) - begin;
+#pragma unroll
+      for (int p = 0; p < rank_packs; ++p) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          if (column(p) + j == id) bits[p][j] = 0;
+      }
+      best = best_left();
+    }
+    best_of_warp = warp_max_key(best);
+  }
+  arrive_at_cluster();
+  wait_for_cluster();
+  if (part > 0 || thread >= rank_parts * count) return;
+  const std::uint64_t own = picked[thread];
+  int place = 0;
+  for (int i = 0; i < rank_parts * count; ++i) place += picked[i] > own ? 1 : 0;
+  if (own == 0 || place >= count) return;
+  ids.data[r * ids.stride + place] = id_of_candidate(own);
+  scores.data[r * scores.stride + place] = value_of_ordered_bits(static_cast<std::uint32_t>(own >> 32));
 }
 
 inline constexpr int search_threads = 128;
@@ -157,6 +298,18 @@ void operations<T>::rank_tokens(execution& e, const search_arrays& search, index
               first_row + logits.rows <= search.rows(),
           "cuda::rank_tokens: the shapes do not agree");
   if (scores.rows == 0 || scores.cols == 0) return;
+  if (logits.cols <= detail::most_divided_tokens && scores.cols <= detail::most_divided_candidates &&
+      detail::takes_clusters(detail::attributes_of(detail::rank_divided_kernel<false>))) {
+    detail::with_packs(detail::takes_packs(logits, 4), [&](auto whole) {
+      detail::launch(e, detail::rank_divided_kernel<whole()>,
+                     {.blocks = dim3(static_cast<unsigned>(logits.rows * detail::rank_parts)),
+                      .threads = detail::rank_threads,
+                      .cluster = detail::rank_parts,
+                      .overlap = overlap_of(e)},
+                     search, first_row, matrix_view<const float>(logits), scores, ids);
+    });
+    return;
+  }
   detail::with_block_row(logits.cols, detail::takes_packs(logits, 4), [&](auto resident, auto whole) {
     detail::launch(e, detail::rank_tokens_kernel<resident(), whole()>,
                    {.blocks = dim3(static_cast<unsigned>(logits.rows)),

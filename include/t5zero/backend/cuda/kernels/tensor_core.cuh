@@ -43,6 +43,22 @@ __device__ inline void copy_4_bytes_async(void* to, const void* from, bool insid
   *static_cast<unsigned*>(to) = inside ? *static_cast<const unsigned*>(from) : 0U;
 #endif
 }
+/// The same for four elements.
+template <element T>
+__device__ inline void copy_pack_async(pack<T, 4>* to, const pack<T, 4>* from, bool inside) {
+  if constexpr (sizeof(T) == 4) {
+    copy_16_bytes_async(to, from, inside);
+  } else {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;"
+                 :
+                 : "r"(shared_address(to)), "l"(from), "r"(inside ? 8 : 0)
+                 : "memory");
+#else
+    *to = inside ? *from : pack<T, 4>{};
+#endif
+  }
+}
 /// Waits for this thread's copies; a barrier must follow before other threads read them.
 __device__ inline void wait_for_copies() {
 #if __CUDA_ARCH__ >= 800
