@@ -65,9 +65,9 @@ class decoder {
     const matrix_view<const T> key_value = saved.cross_key_value(source_tokens);
     {
       const auto lease = source.acquire_rows(embedding_);
-      Sublayers::embed_forward(execution, step.ids, step.tokens(),
-                               matrix_view<const T>(lease.data(), shape.vocab_size, shape.d_model),
-                               dropout_site{}, saved.decoder_stream(0, n));
+      Sublayers::embed_decode(execution, step,
+                              matrix_view<const T>(lease.data(), shape.vocab_size, shape.d_model),
+                              saved.decoder_stream(0, n));
     }
     const auto bias = source.acquire(bias_);
     for (index_t i = 0; i < shape.n_decoder_layers; ++i) {

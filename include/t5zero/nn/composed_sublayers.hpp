@@ -95,6 +95,12 @@ struct composed_sublayers {
     Ops::rms_norm_backward(execution, grad_out, x, weight, inverse_rms, grad, grad_weight);
   }
 
+  /// The beginning of a generation step.
+  template <class Execution>
+  static void embed_decode(Execution& execution, const decode_rows& step, matrix_view<const T> table,
+                           matrix_view<float> out) {
+    Ops::embedding_forward(execution, step.ids, step.tokens(), table, dropout_site{}, out);
+  }
   /// A generation step's feed-forward.
   template <class Execution>
   static void feed_forward_decode(Execution& execution, const model_shape& shape, const decode_rows& step,

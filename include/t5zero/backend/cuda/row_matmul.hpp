@@ -1,12 +1,12 @@
-// Matrix products of the few rows of a generation step with a weight, and what stands before and after them,
-// in one launch each: declarations that a plain C++ compiler reads. kernels/row_matmul.cuh defines them; the
-// library t5zero::kernels holds them.
+// The few rows of a generation step: their embedding, their products with a weight and what stands before and
+// after those, in one launch each: declarations that a plain C++ compiler reads. kernels/row_matmul.cuh
+// defines them; the library t5zero::kernels holds them.
 //
 // fp32 arithmetic, sums in an order that depends on the depth alone. Features of every matrix, and strides,
 // are multiples of 4, first elements aligned to four elements. Everything overwrites and is deterministic.
 #pragma once
 
-#include <algorithm>
+#include <cstdint>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
@@ -85,7 +85,18 @@ struct norm_rows_logits_arguments {
 template <element T>
 [[nodiscard]] bool row_clusters_work();
 
+/// out = table[ids]; a row of NaN for an id outside the table.
+template <element T>
+struct rows_embedding_arguments {
+  const std::int32_t* ids = nullptr;  ///< [rows]
+  matrix_view<const T> table;         ///< [vocab_size, d_model]
+  matrix_view<float> out;             ///< [rows, d_model]
+  launch_overlap overlap = launch_overlap::none;
+};
+
 // Each throws contract_error where shapes or alignments do not fit, and is one launch.
+template <element T>
+void rows_embedding(execution& e, const rows_embedding_arguments<T>& arguments);
 template <element T>
 void norm_rows_matmul(execution& e, const norm_rows_matmul_arguments<T>& arguments);
 template <element T>

@@ -25,6 +25,12 @@ struct row_sublayers : Base {
            multiplies_rows(shape.d_ff, d, false) && row_clusters_work<T>();
   }
 
+  static void embed_decode(execution& e, const nn::decode_rows& step, matrix_view<const T> table,
+                           matrix_view<float> out) {
+    if (table.cols % 4 != 0) return Base::embed_decode(e, step, table, out);
+    rows_embedding<T>(e, {.ids = step.ids, .table = table, .out = out, .overlap = overlap_of(e)});
+  }
+
   static void self_attention_decode(execution& e, const model_shape& shape, const nn::decode_rows& step,
                                     const nn::self_attention_weights<T>& weights, matrix_view<T> cache,
                                     matrix_view<const float> x, const nn::attention_state<T>& state,

@@ -340,6 +340,26 @@ __global__ void __launch_bounds__(row_matmul_threads)
   }
 }
 
+/// Grid: rows.
+template <element T>
+__global__ void __launch_bounds__(row_matmul_threads)
+    rows_embedding_kernel(const std::int32_t* ids, const __grid_constant__ matrix_view<const T> table,
+                          const __grid_constant__ matrix_view<float> out) {
+  let_next_grid_start();
+  wait_for_previous_grid();
+  const index_t row = blockIdx.x;
+  const index_t id = ids[row];
+  const bool is_known = id >= 0 && id < table.rows;
+  const auto cols = static_cast<int>(table.cols);
+  for (int column = static_cast<int>(threadIdx.x) * 4; column < cols; column += row_matmul_threads * 4) {
+    float values[4];
+    unpack(load_features<4, true>(table.data + (is_known ? id : 0) * table.stride + column, 4), values);
+#pragma unroll
+    for (float& value : values) value = is_known ? value : __int_as_float(0x7fffffff);
+    store_pack(out.data + row * out.stride + column, values);
+  }
+}
+
 /// Whole packs of 4, aligned.
 template <class... Views>
 [[nodiscard]] bool takes_row_packs(const Views&... views) {
@@ -410,6 +430,18 @@ bool row_clusters_work() {
   static const bool result = detail::takes_clusters(detail::attributes_of(
       detail::row_matmul_kernel<T, 1, 4, 1, true, detail::plain_rows<T>, detail::sum_result>));
   return result;
+}
+
+template <element T>
+void rows_embedding(execution& e, const rows_embedding_arguments<T>& in) {
+  require(in.out.cols == in.table.cols && detail::takes_row_packs(in.table, in.out),
+          "cuda::rows_embedding: the shapes do not agree");
+  if (in.out.rows == 0) return;
+  detail::launch(e, detail::rows_embedding_kernel<T>,
+                 {.blocks = dim3(static_cast<unsigned>(in.out.rows)),
+                  .threads = detail::row_matmul_threads,
+                  .overlap = in.overlap},
+                 in.ids, in.table, in.out);
 }
 
 template <element T>
