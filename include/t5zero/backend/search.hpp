@@ -37,6 +37,16 @@ struct beam_candidate {
   }
 };
 
+/// n^length_penalty of the lengths that a step compares.
+struct search_penalties {
+  float now = 1.0F;    ///< of the rows' generated tokens, the next one included
+  float bound = 1.0F;  ///< by which a running beam's best score is judged
+
+  [[nodiscard]] T5ZERO_HOST_DEVICE static search_penalties of(const search_rules& rules, index_t length) {
+    return {rules.penalties[length], rules.penalties[rules.bound_length > 0 ? rules.bound_length : length]};
+  }
+};
+
 struct search_hypothesis {
   float score = 0.0F;
   std::int32_t length = 1;  ///< tokens, the start token included
@@ -55,9 +65,9 @@ namespace detail {
 /// Keeps the best hypotheses of a sentence, descending; a newcomer must be strictly better than the worst.
 template <class Keep>
 T5ZERO_HOST_DEVICE void add_hypothesis(const search_rules& rules, const beam_candidate& end, index_t length,
-                                       search_sentence& sentence, search_hypothesis* finished,
+                                       float penalty, search_sentence& sentence, search_hypothesis* finished,
                                        const Keep& keep) {
-  const float score = end.score / rules.penalties[length];
+  const float score = end.score / penalty;
   const auto beams = static_cast<std::int32_t>(rules.beams);
   std::int32_t place = sentence.finished;
   if (sentence.finished == beams) {
@@ -79,7 +89,8 @@ T5ZERO_HOST_DEVICE void add_hypothesis(const search_rules& rules, const beam_can
 /// beams that go on, unless the sentence is closed then. keep(place, candidate) notes what a finished
 /// hypothesis consists of.
 template <class Keep>
-T5ZERO_HOST_DEVICE void choose_beams(const search_rules& rules, index_t length, const beam_candidate* merged,
+T5ZERO_HOST_DEVICE void choose_beams(const search_rules& rules, index_t length,
+                                     const search_penalties& penalties, const beam_candidate* merged,
                                      index_t count, search_sentence& sentence, search_hypothesis* finished,
                                      std::int32_t* chosen, const Keep& keep) {
   const index_t beams = rules.beams;
@@ -92,19 +103,18 @@ T5ZERO_HOST_DEVICE void choose_beams(const search_rules& rules, index_t length, 
     }
     if (c >= beams) continue;                     // only the best K may end
     if (!(merged[c].score > no_score)) continue;  // a beam that does not exist yet, or a forbidden end
-    detail::add_hypothesis(rules, merged[c], length, sentence, finished, keep);
+    detail::add_hypothesis(rules, merged[c], length, penalties.now, sentence, finished, keep);
   }
   if (running < beams || is_last) {  // the end, or a vocabulary without enough ways to go on
     sentence.closed = 1;
   } else if (sentence.finished == beams) {
-    const float best_possible =
-        merged[chosen[0]].score / rules.penalties[rules.bound_length > 0 ? rules.bound_length : length];
+    const float best_possible = merged[chosen[0]].score / penalties.bound;
     if (rules.stops_when_full || !(best_possible > finished[beams - 1].score)) sentence.closed = 1;
   }
   if (sentence.closed == 0 || sentence.finished > 0) return;
   // Over without an end among its best: the best beam is the hypothesis.
   if (merged[0].score > no_score)
-    detail::add_hypothesis(rules, merged[0], length, sentence, finished, keep);
+    detail::add_hypothesis(rules, merged[0], length, penalties.now, sentence, finished, keep);
   else
     sentence.failed = 1;
 }
@@ -152,7 +162,14 @@ T5ZERO_HOST_DEVICE inline void inherit_keys(const search_arrays& search, index_t
                                             const std::int32_t* parents, index_t j, index_t* held,
                                             index_t stride) {
   index_t* const keys = search.key_rows + b * search.beams * search.key_stride + j;
-  for (index_t k = 0; k < search.beams; ++k) held[k * stride] = keys[parents[k] * search.key_stride];
+  constexpr index_t at_once = 4;  // loads that wait for each other are slow
+  for (index_t first = 0; first < search.beams; first += at_once) {
+    index_t loaded[at_once] = {};
+    for (index_t i = 0; i < at_once; ++i)
+      loaded[i] = keys[parents[first + i < search.beams ? first + i : 0] * search.key_stride];
+    for (index_t i = 0; i < at_once; ++i)
+      if (first + i < search.beams) held[(first + i) * stride] = loaded[i];
+  }
   for (index_t k = 0; k < search.beams; ++k) keys[k * search.key_stride] = held[k * stride];
 }
 /// Greedy search: sentence b, which is not closed, goes on with `id`.

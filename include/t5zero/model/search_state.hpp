@@ -123,8 +123,8 @@ class search_state {
       const index_t b = active_[static_cast<std::size_t>(a)];
       merge_candidates(a, scores, ids);
       search_sentence& state = sentences_[static_cast<std::size_t>(b)];
-      choose_beams(rules_, length_, merged_.data(), static_cast<index_t>(merged_.size()), state,
-                   finished_.data() + b * beams_, chosen_.data(),
+      choose_beams(rules_, length_, search_penalties::of(rules_, length_), merged_.data(),
+                   static_cast<index_t>(merged_.size()), state, finished_.data() + b * beams_, chosen_.data(),
                    [&](std::int32_t place, const beam_candidate& end) {
                      const index_t row = a * beams_ + end.beam;
                      now_.tokens[static_cast<std::size_t>(row * max_length_ + length_)] = end.id;

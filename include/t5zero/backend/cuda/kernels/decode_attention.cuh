@@ -66,7 +66,7 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
   constexpr int unit = 16 / static_cast<int>(sizeof(T));
   constexpr int groups = Threads / Lanes;
   constexpr int warps = Threads / warp_size;
-  constexpr int keys_in_flight = 4;
+  constexpr int keys_in_flight = 32 / unit;    // 64 registers for them and their values
   extern __shared__ float bias_by_distance[];  // [reach + 1], times log2(e)
   __shared__ float2 shared_softmax[warps];     // maximum and total
   __shared__ __align__(16) float shared_sums[warps][Lanes * unit];
@@ -95,12 +95,18 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
   const index_t* const table = in.keys.table + (has_table ? row * in.keys.stride : 0);
   const index_t first_key = has_table ? 0 : in.keys.first[row];
   const auto key_at = [&](int j) { return has_table ? table[j] : first_key + j; };
-  // Table entries are read before it is known how many count: they are there up to max_count.
+  // Table entries are read before it is known how many count: they are there up to max_count. In place
+  // of keys that do not, the first one is read and weighs nothing: branches would keep reads from being under
+  // way together.
   index_t at[keys_in_flight] = {};
+  const auto find_keys = [&](int from) {
 #pragma unroll
-  for (int i = 0; i < keys_in_flight; ++i) {
-    const int j = group + i * groups;
-    if (j < max_count) at[i] = key_at(j);
+    for (int i = 0; i < keys_in_flight; ++i) at[i] = key_at(min(from + group + i * groups, max_count - 1));
+  };
+  index_t spare = 0;
+  if (max_count > 0) {
+    find_keys(0);
+    spare = key_at(0);
   }
   const int count = static_cast<int>(in.keys.count(row));
   float query[unit] = {};
@@ -110,20 +116,16 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
 
   running_softmax<unit> softmax;
   bool waits_for_bias = has_bias;
-  // All threads make the first round, as it has a barrier.
-  for (int first = 0; first == 0 || first < count; first += groups * keys_in_flight) {
+  for (int first = 0; first < count; first += groups * keys_in_flight) {
     float keys[keys_in_flight][unit];
     float values[keys_in_flight][unit];
 #pragma unroll
     for (int i = 0; i < keys_in_flight; ++i) {
-      const int j = first + group + i * groups;
-      const bool reads = j < count && inside;
-      if (first > 0 && j < count) at[i] = key_at(j);
-#pragma unroll
-      for (int c = 0; c < unit; ++c) keys[i][c] = values[i][c] = 0.0F;
-      if (reads) load_pack(in.key.data + at[i] * in.key.stride + own_columns, keys[i]);
-      if (reads) load_pack(in.value.data + at[i] * in.value.stride + own_columns, values[i]);
+      const index_t key = first + group + i * groups < count ? at[i] : spare;
+      load_pack(in.key.data + key * in.key.stride + own_columns, keys[i]);
+      load_pack(in.value.data + key * in.value.stride + own_columns, values[i]);
     }
+    if (first + groups * keys_in_flight < count) find_keys(first + groups * keys_in_flight);
     if (waits_for_bias) __syncthreads();
     waits_for_bias = false;
     float scores[keys_in_flight];
@@ -207,7 +209,7 @@ void launch_decode_attention(execution& e, const decode_attention_inputs<T>& in,
            context, buckets);
   };
   // Few warps are soon together; more of them read more keys at a time.
-  if (in.keys.max_count <= 32) {
+  if (in.keys.max_count <= 256) {
     submit(std::integral_constant<int, 128>{});
   } else {
     submit(std::integral_constant<int, 256>{});

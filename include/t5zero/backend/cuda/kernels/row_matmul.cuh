@@ -241,8 +241,8 @@ __global__ void __launch_bounds__(row_matmul_threads)
   using operand_type = row_operand<Chunks, Groups>;
   constexpr int tile_features = row_matmul_warps * Features;
   constexpr int lanes_per_sum = warp_size / (Features * row_group);
-  // Sums of the other blocks of the cluster, in the first one's memory.
-  __shared__ float exchange[Divided ? 7 : 1][Divided ? operand_type::rows * tile_features : 1];
+  // Sums of the cluster's blocks, in the first one's memory.
+  __shared__ float exchange[Divided ? 8 : 1][Divided ? operand_type::rows * tile_features : 1];
   let_next_grid_start();
   if constexpr (Divided) arrive_at_cluster();
   const int rank = Divided ? static_cast<int>(blockIdx.x) % parts : 0;
@@ -270,31 +270,46 @@ __global__ void __launch_bounds__(row_matmul_threads)
   wait_for_previous_grid();
 
   const int row_count = rows.count();
-  const int own_feature = lane / lanes_per_sum / row_group;
+  const bool sums_up = lane % lanes_per_sum == 0;
   const int own_row = lane / lanes_per_sum % row_group;
-  const auto own = [&](int at) { return at * tile_features + warp * Features + own_feature; };
-  float prepared[Groups];
-  const auto prepare = [&] {
-    const int feature = own(tile);
+  const int own_place = warp * Features + lane / lanes_per_sum / row_group;  // of a tile's features
+  // What the first block of a cluster stores: some of the tile's results for each thread.
+  constexpr int shared_results = Divided ? operand_type::rows * tile_features : 1;
+  constexpr int own_results = (shared_results + row_matmul_threads - 1) / row_matmul_threads;
+  const auto for_each_result = [&](const auto& f) {
 #pragma unroll
-    for (int g = 0; g < Groups; ++g) {
-      const int row = g * row_group + own_row;
-      prepared[g] = row < row_count && feature < features ? result.prepare(row, feature) : 0.0F;
+    for (int i = 0; i < own_results; ++i) {
+      const int at = i * row_matmul_threads + static_cast<int>(threadIdx.x);
+      const int row = at / tile_features;
+      const int feature = tile * tile_features + at % tile_features;
+      if (rank == 0 && row < row_count && feature < features) f(i, at, row, feature);
     }
   };
-  prepare();
+  float prepared_results[own_results];
+  if constexpr (Divided) {
+    for_each_result(
+        [&](int i, int, int row, int feature) { prepared_results[i] = result.prepare(row, feature); });
+  }
   const T* const operand = rows.template make<operand_type>(known, dynamic_shared_memory(), first, depth);
+  if constexpr (Divided) wait_for_cluster();  // its blocks run: their shared memory may be written
   while (true) {
-    float total[Groups];
-#pragma unroll
-    for (int g = 0; g < Groups; ++g) {
+    const int feature = tile * tile_features + own_place;
+    // Not unrolled: instructions that come from the L2 take longer than what they do.
+#pragma unroll 1
+    for (int begin = 0; begin < row_count; begin += row_group) {
+      const int row = begin + own_row;
+      const bool stores = sums_up && row < row_count && feature < features;
+      float prepared = 0.0F;
+      if constexpr (!Divided) {
+        if (stores) prepared = result.prepare(row, feature);
+      }
       float sums[Features * row_group] = {};
 #pragma unroll
       for (int c = 0; c < Chunks; ++c) {
         float a[row_group][4];
 #pragma unroll
         for (int r = 0; r < row_group; ++r)
-          load_pack(operand + (g * row_group + r) * operand_type::stride + lane_column(c), a[r]);
+          load_pack(operand + (begin + r) * operand_type::stride + lane_column(c), a[r]);
 #pragma unroll
         for (int f = 0; f < Features; ++f) {
 #pragma unroll
@@ -305,38 +320,26 @@ __global__ void __launch_bounds__(row_matmul_threads)
           }
         }
       }
-      total[g] = sum_of_lane(sums);
+      const float total = sum_of_lane(sums);
+      if constexpr (Divided) {
+        if (sums_up) store_to_peer(&exchange[rank][row * tile_features + own_place], 0, total);
+      } else {
+        if (stores) result.store(prepared, row, feature, total);
+      }
     }
     if constexpr (Divided) {
-      const auto place = [&](int g) {
-        return (g * row_group + own_row) * tile_features + warp * Features + own_feature;
-      };
-      wait_for_cluster();  // its blocks run: their shared memory may be written
-      if (rank > 0 && lane % lanes_per_sum == 0) {
-#pragma unroll
-        for (int g = 0; g < Groups; ++g) store_to_peer(&exchange[rank - 1][place(g)], 0, total[g]);
-      }
       arrive_at_cluster();
       wait_for_cluster();
-      if (rank == 0) {
-        for (int part = 1; part < parts; ++part) {
-#pragma unroll
-          for (int g = 0; g < Groups; ++g) total[g] += exchange[part - 1][place(g)];
-        }
-      }
-    }
-    if (rank == 0 && lane % lanes_per_sum == 0 && own(tile) < features) {
-#pragma unroll
-      for (int g = 0; g < Groups; ++g) {
-        const int row = g * row_group + own_row;
-        if (row < row_count) result.store(prepared[g], row, own(tile), total[g]);
-      }
+      for_each_result([&](int i, int at, int row, int feature_of_result) {
+        float total = exchange[0][at];
+        for (int part = 1; part < parts; ++part) total += exchange[part][at];
+        result.store(prepared_results[i], row, feature_of_result, total);
+      });
     }
     if constexpr (!Result::takes_many_tiles) return;
     tile += tile_step;
     if (tile * tile_features >= features) return;
     load_weights(tile);
-    prepare();
   }
 }
 

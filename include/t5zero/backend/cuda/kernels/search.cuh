@@ -4,7 +4,8 @@
 // [rows, vocabulary], descending, ties to the lower id: by log probability where the search has beams, else
 // by logit; the end is forbidden while a row is shorter than the rules' min_length. count <= 128, overwrites.
 // The eight blocks of a cluster take a row of up to 32768 tokens, in registers: each picks the best of its
-// part as top_candidates does, and the first ranks what all have picked by counting what is before each.
+// part as top_candidates does, by logit, and the first ranks what all have picked by counting what is before
+// each.
 // Longer rows, more candidates, or a GPU without clusters: a block takes a row.
 //
 // advance_search: a block takes a sentence. Its beams' candidates are ranked by counting those before each;
@@ -128,17 +129,15 @@ __global__ void __launch_bounds__(rank_threads)
 #pragma unroll
     for (int i = 0; i < 4; ++i) values[p][i] = column(p) + i < available ? loaded[p].values[i] : -INFINITY;
   }
-  wait_for_cluster();  // its blocks run: their shared memory may be written
-  float shift = 0.0F;
+  float maximum = -INFINITY;
+  float sum = 0.0F;
   if (search.beams > 1) {
-    float maximum = -INFINITY;
 #pragma unroll
     for (const auto& four : values) {
 #pragma unroll
       for (const float value : four) maximum = fmaxf(maximum, value);
     }
     maximum = block_max<rank_threads>(maximum, shared);
-    float sum = 0.0F;
     if (maximum > -INFINITY) {
 #pragma unroll
       for (const auto& four : values) {
@@ -147,24 +146,15 @@ __global__ void __launch_bounds__(rank_threads)
       }
     }
     sum = block_sum<rank_threads>(sum, shared);
-    if (thread < rank_parts)
-      store_to_peer(&statistics[part], thread, uint2{__float_as_uint(maximum), __float_as_uint(sum)});
-    arrive_at_cluster();
-    wait_for_cluster();
-    float whole = -INFINITY;
-#pragma unroll
-    for (const auto& one : statistics) whole = fmaxf(whole, one[0]);
-    float total = 0.0F;
-#pragma unroll
-    for (const auto& one : statistics) total += one[1] * expf(one[0] - whole);
-    shift = whole + logf(total);
   }
+  wait_for_cluster();  // its blocks run: their shared memory may be written
+  if (thread == 0) store_to_peer(&statistics[part], 0, uint2{__float_as_uint(maximum), __float_as_uint(sum)});
   std::uint32_t bits[rank_packs][4];  // 0: none
 #pragma unroll
   for (int p = 0; p < rank_packs; ++p) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float value = column(p) + i == forbidden ? -INFINITY : values[p][i] - shift;
+      const float value = column(p) + i == forbidden ? -INFINITY : values[p][i];
       bits[p][i] = column(p) + i < available ? ordered_bits(value) : 0;
     }
   }
@@ -218,8 +208,19 @@ __global__ void __launch_bounds__(rank_threads)
   int place = 0;
   for (int i = 0; i < rank_parts * count; ++i) place += picked[i] > own ? 1 : 0;
   if (own == 0 || place >= count) return;
+  float shift = 0.0F;
+  if (search.beams > 1) {
+    float whole = -INFINITY;
+#pragma unroll
+    for (const auto& one : statistics) whole = fmaxf(whole, one[0]);
+    float total = 0.0F;
+#pragma unroll
+    for (const auto& one : statistics) total += one[1] * expf(one[0] - whole);
+    shift = whole + logf(total);
+  }
   ids.data[r * ids.stride + place] = id_of_candidate(own);
-  scores.data[r * scores.stride + place] = value_of_ordered_bits(static_cast<std::uint32_t>(own >> 32));
+  scores.data[r * scores.stride + place] =
+      value_of_ordered_bits(static_cast<std::uint32_t>(own >> 32)) - shift;
 }
 
 inline constexpr int search_threads = 128;
@@ -236,6 +237,7 @@ __global__ void __launch_bounds__(Threads)
   __shared__ std::int32_t chosen[most_search_beams];
   __shared__ std::int32_t parents[most_search_beams];
   __shared__ index_t held[most_search_beams * Threads];
+  __shared__ search_hypothesis finished[most_search_beams];
   __shared__ search_sentence state;
   let_next_grid_start();
   wait_for_previous_grid();
@@ -257,6 +259,9 @@ __global__ void __launch_bounds__(Threads)
     const float score = search.scores[row] + scores.data[row * scores.stride + i % cols];
     candidates[i] = {isnan(score) ? -INFINITY : score, k, ids.data[row * ids.stride + i % cols]};
   }
+  if (thread < beams) finished[thread] = search.finished[b * beams + thread];
+  const index_t length = before.length;
+  const search_penalties penalties = search_penalties::of(rules, length);
   __syncthreads();
   const int wanted = min(2 * beams, count);
   for (int i = thread; i < count; i += Threads) {
@@ -266,10 +271,9 @@ __global__ void __launch_bounds__(Threads)
     if (place < wanted) merged[place] = own;
   }
   __syncthreads();
-  const index_t length = before.length;
   if (thread == 0) {
     state = before;
-    choose_beams(rules, length, merged, wanted, state, search.finished + b * beams, chosen,
+    choose_beams(rules, length, penalties, merged, wanted, state, finished, chosen,
                  t5zero::detail::keep_end{search, b});
     if (state.closed == 0) {
       ++state.length;
@@ -278,6 +282,7 @@ __global__ void __launch_bounds__(Threads)
     search.states[b] = state;
   }
   __syncthreads();
+  if (thread < beams) search.finished[b * beams + thread] = finished[thread];
   if (state.closed != 0) return;
   for (index_t j = thread; j < length; j += Threads)
     t5zero::detail::inherit_keys(search, b, parents, j, held + thread, Threads);
