@@ -72,6 +72,7 @@ struct decode_attention_inputs {
   index_t n_buckets = 32;
   index_t max_distance = 128;
   decode_keys keys;
+  bool keys_are_fixed = false;  ///< keys, values and `keys` were there before the step began
 };
 
 /// What a rank's device is made with.

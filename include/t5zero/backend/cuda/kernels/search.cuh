@@ -232,7 +232,7 @@ __global__ void __launch_bounds__(Threads)
     advance_search_kernel(const __grid_constant__ search_arrays search, matrix_view<const float> scores,
                           matrix_view<const std::int32_t> ids) {
   constexpr int most_merged = 2 * most_search_beams;
-  __shared__ beam_candidate candidates[most_search_beams * most_merged];
+  __shared__ std::uint64_t keys[most_search_beams * most_merged];
   __shared__ beam_candidate merged[most_merged];
   __shared__ std::int32_t chosen[most_search_beams];
   __shared__ std::int32_t parents[most_search_beams];
@@ -245,19 +245,26 @@ __global__ void __launch_bounds__(Threads)
   const int thread = static_cast<int>(threadIdx.x);
   const search_rules rules = *search.rules;
   const search_sentence before = search.states[b];
-  if (before.closed != 0) return;
   const auto beams = static_cast<int>(search.beams);
-  if (beams == 1) {
-    if (thread == 0) t5zero::detail::extend_greedy(search, rules, b, ids.data[b * ids.stride]);
-    return;
-  }
   const auto cols = static_cast<int>(scores.cols);
   const int count = beams * cols;
-  for (int i = thread; i < count; i += Threads) {
+  const auto candidate = [&](int i) {
     const int k = i / cols;
     const index_t row = b * beams + k;
     const float score = search.scores[row] + scores.data[row * scores.stride + i % cols];
-    candidates[i] = {isnan(score) ? -INFINITY : score, k, ids.data[row * ids.stride + i % cols]};
+    return beam_candidate{isnan(score) ? -INFINITY : score, k, ids.data[row * ids.stride + i % cols]};
+  };
+  beam_candidate own{};  // read before it is known whether the sentence is closed
+  if (thread < count) own = candidate(thread);
+  if (before.closed != 0) return;
+  if (beams == 1) {
+    if (thread == 0) t5zero::detail::extend_greedy(search, rules, b, own.id);
+    return;
+  }
+  // One number in the candidates' order: by score, then the lower beam and id.
+  for (int i = thread; i < count; i += Threads) {
+    if (i > thread) own = candidate(i);
+    keys[i] = candidate_key(ordered_bits(own.score), own.beam << 27 | own.id);
   }
   if (thread < beams) finished[thread] = search.finished[b * beams + thread];
   const index_t length = before.length;
@@ -265,10 +272,14 @@ __global__ void __launch_bounds__(Threads)
   __syncthreads();
   const int wanted = min(2 * beams, count);
   for (int i = thread; i < count; i += Threads) {
-    const beam_candidate own = candidates[i];
+    const std::uint64_t key = keys[i];
     int place = 0;
-    for (int j = 0; j < count; ++j) place += candidates[j].is_before(own) ? 1 : 0;
-    if (place < wanted) merged[place] = own;
+#pragma unroll 8
+    for (int j = 0; j < count; ++j) place += keys[j] > key ? 1 : 0;
+    if (place >= wanted) continue;
+    const int id = id_of_candidate(key);
+    merged[place] = {value_of_ordered_bits(static_cast<std::uint32_t>(key >> 32)), id >> 27,
+                     id & ((1 << 27) - 1)};
   }
   __syncthreads();
   if (thread == 0) {

@@ -70,14 +70,21 @@ __global__ void __launch_bounds__(block_row_threads, 1) log_softmax_kernel(matri
   return std::uint64_t{bits} << 32 | ~static_cast<std::uint32_t>(id);
 }
 [[nodiscard]] __device__ inline std::uint64_t warp_max_key(std::uint64_t key) {
+#if __CUDA_ARCH__ >= 800
+  const auto high = static_cast<std::uint32_t>(key >> 32);
+  const std::uint32_t best = __reduce_max_sync(all_lanes, high);
+  const std::uint32_t low =
+      __reduce_max_sync(all_lanes, high == best ? static_cast<std::uint32_t>(key) : std::uint32_t{0});
+  return std::uint64_t{best} << 32 | low;
+#else
 #pragma unroll
   for (int offset = warp_size / 2; offset > 0; offset /= 2) {
     const std::uint64_t other = __shfl_xor_sync(all_lanes, key, offset);
     key = other > key ? other : key;
   }
   return key;
+#endif
 }
-
 [[nodiscard]] __device__ constexpr int id_of_candidate(std::uint64_t key) {
   return static_cast<int>(~static_cast<std::uint32_t>(key));
 }
