@@ -82,8 +82,7 @@ class device_search {
     return step;
   }
 
-  /// Where the sentences' states are copied to, in turn.
-  static constexpr index_t host_copies = 2;
+  /// Where the sentences' states are copied to, in turn: copy < search_host_copies.
   [[nodiscard]] search_sentence* states_on_host(index_t copy) const {
     return reinterpret_cast<search_sentence*>(host_) + copy * max_sentences_;
   }

@@ -122,7 +122,7 @@ class generator {
     batch_view shape = staged;
     shape.target.tokens = rows;
     shape.target.max_length = search.beams;
-    constexpr index_t copies = device_search::host_copies;
+    constexpr index_t copies = search_host_copies;
     for (index_t turn = 0; turn * SearchSteps < options.max_length - 1; ++turn) {
       device.replay(step_kind::search, shape, [&] {
         for (index_t i = 0; i < SearchSteps; ++i) {

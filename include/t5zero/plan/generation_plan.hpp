@@ -90,9 +90,11 @@ struct search_slices {
     bytes = builder.high_water();
   }
 };
-/// Memory of the host for the states of a search on their way.
+/// Copies of a search's states that may be on their way to the program.
+inline constexpr index_t search_host_copies = 2;
+/// Memory of the host for them.
 constexpr index_t search_host_bytes(index_t sentences) {
-  return 2 * sentences * search_sentence_bytes;
+  return search_host_copies * sentences * search_sentence_bytes;
 }
 
 struct generation_plan {

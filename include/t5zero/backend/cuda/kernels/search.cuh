@@ -13,8 +13,8 @@
 // entries of all beams it holds at a time. Sentences that are closed change nothing.
 //
 // Deterministic; one launch each, which may overlap the kernel before; no workspace.
-// Targets on an H200: rank_tokens of 16 rows of 32128, 8 candidates: 6 us; advance_search, 4 sentences of 4
-// beams, 64 positions: 2.5 us.
+// On an H200, alone (the launch takes 2 us of it): rank_tokens of 4 rows of 32128, 1 candidate 4.7 us, of 16
+// rows, 8 candidates 9.3 us; advance_search of 4 sentences 2.5 us, with 4 beams each 5.5 us.
 #pragma once
 
 #include <cstdint>
