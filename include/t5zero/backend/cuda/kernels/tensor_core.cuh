@@ -66,6 +66,20 @@ __device__ inline void wait_for_copies() {
 #endif
 }
 
+/// Ends a group of this thread's copies; groups are waited for in order.
+__device__ inline void end_copy_group() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+/// Waits for all groups but the last `Later`.
+template <int Later>
+__device__ inline void wait_for_copy_groups() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(Later) : "memory");
+#endif
+}
+
 /// Four 8 x 8 matrices of 16-bit elements; lane i names the address of row i % 8 of matrix i / 8. Lane i gets
 /// elements 2 * (i % 4) and the next of row i / 4 of each.
 __device__ inline void load_matrices(std::uint32_t (&to)[4], const void* row) {
