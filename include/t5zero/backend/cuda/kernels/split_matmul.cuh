@@ -15,7 +15,11 @@
 // Range: a result that an infinity, a NaN or a value beyond bfloat16's largest (3.39e38) contributes to is
 // NaN, where fp32 arithmetic may have an infinity; never finite. Parts below 2^-133 are lost: operands below
 // 2^-110 are less accurate than in fp32.
+//
+// Compute capability 7.5 has no bfloat16 in its tensor cores: there the same tiles are multiplied in fp32.
 #pragma once
+
+#include <limits>
 
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
@@ -101,7 +105,7 @@ __global__ void __launch_bounds__(split_threads, 1)
     start_slab(slab + split_slabs_in_flight - 1);
     const float* const a_slab = shared + slab % split_slabs_in_flight * slab_floats;
     const float* const b_slab = a_slab + a_layout::floats;
-#pragma unroll
+#pragma unroll 1  // two steps at once do not fit into registers
     for (int first = 0; first < split_slab; first += fragment_depth * tile.depth_warps) {
       const int step = first + depth_warp * fragment_depth;
       split_fragment b;

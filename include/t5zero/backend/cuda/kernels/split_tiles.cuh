@@ -111,16 +111,17 @@ __device__ inline void split_pair(float x, float y, std::uint32_t& large, std::u
   small = __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
 }
 
-/// 32 rows of an operand over a depth of 16, split.
+/// 32 rows of an operand over a depth of 16, and split.
 struct split_fragment {
+  float values[4][4];            ///< [row][depth]
   std::uint32_t pairs[3][4][2];  ///< [large, middle, small][row][depths]
 
   template <class SlabLayout>
   __device__ void load(const float* slab, int first_row, int first_depth) {
     const int g = static_cast<int>(threadIdx.x) % warp_size / 4;
     const int t = static_cast<int>(threadIdx.x) % 4;
-    float values[4][4];  // [row][depth]
     load_values(slab, SlabLayout{}, first_row + 4 * g, first_depth + 4 * t, values);
+#if __CUDA_ARCH__ >= 800
 #pragma unroll
     for (int row = 0; row < 4; ++row) {
 #pragma unroll
@@ -128,6 +129,7 @@ struct split_fragment {
         split_pair(values[row][2 * half], values[row][2 * half + 1], pairs[0][row][half], pairs[1][row][half],
                    pairs[2][row][half]);
     }
+#endif
   }
 
  private:
@@ -158,6 +160,7 @@ struct split_sums {
   /// Adds a b. A tensor core cuts off what it adds, so it adds over a depth of 16 only, small terms first;
   /// the rest is done in fp32.
   __device__ void add_products(const split_fragment& a, const split_fragment& b) {
+#if __CUDA_ARCH__ >= 800
     constexpr int terms[6][2] = {{2, 0}, {0, 2}, {1, 1}, {1, 0}, {0, 1}, {0, 0}};
     float products[2][4][4] = {};
 #pragma unroll
@@ -183,6 +186,29 @@ struct split_sums {
         for (int k = 0; k < 4; ++k) values[i][j][k] += products[i][j][k];
       }
     }
+#else
+    // No bfloat16 in these tensor cores: plain fp32, the operands travel by shuffles.
+    const int lane = static_cast<int>(threadIdx.x) % warp_size;
+#pragma unroll 1
+    for (int from = 0; from < 4; ++from) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        float rows[4];
+#pragma unroll
+        for (int row = 0; row < 4; ++row)
+          rows[row] = __shfl_sync(all_lanes, a.values[row][k], lane / 4 * 4 + from);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            const float col = __shfl_sync(all_lanes, b.values[j][k], (lane % 4 * 2 + half) * 4 + from);
+#pragma unroll
+            for (int row = 0; row < 4; ++row) values[row / 2][j][row % 2 * 2 + half] += rows[row] * col;
+          }
+        }
+      }
+    }
+#endif
   }
 
   /// To rows `stride` floats apart; `to` is the first of the 32 x 32.
