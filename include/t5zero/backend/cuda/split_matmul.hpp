@@ -23,6 +23,7 @@ struct split_tile {
   int rows = 0;
   int cols = 0;
   int depth_warps = 1;  ///< warps that divide the depth of the same results
+  int resident = 1;     ///< blocks that a multiprocessor runs at once
   int slab_cycles = 0;  ///< of a block with a multiprocessor of its own, about
 
   [[nodiscard]] constexpr index_t slabs_bytes() const {
@@ -38,7 +39,7 @@ struct split_tile {
 
 /// The tiles that are compiled, small ones first.
 inline constexpr std::array<split_tile, 3> split_tiles{
-    {{64, 64, 2, 700}, {128, 64, 2, 1330}, {128, 128, 1, 2600}}};
+    {{64, 64, 2, 2, 700}, {128, 64, 2, 1, 1330}, {128, 128, 1, 1, 2600}}};
 /// Blocks, a cluster, that divide the depth of a tile: 1, 2, 4 or 8.
 inline constexpr int split_max_parts = 8;
 
@@ -48,13 +49,16 @@ struct split_division {
   int parts = 1;
 };
 
-/// The cut that is done first, by an estimate: blocks run in waves of one a multiprocessor. What the depth is
-/// divided into decides the order of a sum: results of other shapes or GPUs agree to rounding only.
+/// The cut that is done first, by an estimate: the blocks of a multiprocessor share its tensor cores. What
+/// the depth is divided into decides the order of a sum: results of other shapes or GPUs agree to rounding
+/// only.
 [[nodiscard]] constexpr split_division choose_split_division(index_t rows, index_t cols, index_t depth,
                                                              int multiprocessors, index_t shared_bytes,
                                                              int max_parts = split_max_parts) {
-  constexpr index_t start_cycles = 1500;  // the first slab's way, the sums' way to the result
-  constexpr index_t exchange_cycles = 800;
+  constexpr index_t start_cycles = 1200;    // until the first slab is there
+  constexpr index_t exchange_cycles = 600;  // the cluster's barriers
+  constexpr index_t exchange_bytes = 32;    // that a block sends to others in a cycle
+  constexpr index_t warp_sums_per_cycle = 16;
   const index_t slabs = std::max<index_t>(1, ceil_div(depth, split_slab));
   split_division best{};
   index_t best_cycles = 0;
@@ -63,9 +67,12 @@ struct split_division {
     for (int parts = 1; parts <= max_parts && parts <= slabs; parts *= 2) {
       if (tile.shared_bytes(parts) > shared_bytes) continue;
       const index_t blocks = ceil_div(rows, tile.rows) * ceil_div(cols, tile.cols) * parts;
+      const index_t results = index_t{tile.rows} * tile.cols;
+      const index_t fixed = start_cycles + results * tile.depth_warps / warp_sums_per_cycle +
+                            (parts > 1 ? exchange_cycles + 4 * results / exchange_bytes : 0);
+      const index_t turns = ceil_div(blocks, multiprocessors);
       const index_t cycles =
-          ceil_div(blocks, multiprocessors) * (ceil_div(slabs, parts) * tile.slab_cycles + start_cycles) +
-          (parts > 1 ? exchange_cycles : 0);
+          turns * ceil_div(slabs, parts) * tile.slab_cycles + ceil_div(turns, tile.resident) * fixed;
       if (best.tile >= 0 && cycles >= best_cycles) continue;
       best = {i, parts};
       best_cycles = cycles;

@@ -61,7 +61,7 @@ struct split_problem {
 /// Grid: parts of a tile, then tiles along the side that has fewer: blocks that run at once share what they
 /// read of the larger operand.
 template <class Block, operand_layout A, operand_layout B>
-__global__ void __launch_bounds__(split_threads, 1)
+__global__ void __launch_bounds__(split_threads, Block::tile.resident)
     split_matmul_kernel(const __grid_constant__ split_problem problem) {
   constexpr split_tile tile = Block::tile;
   using a_layout = split_slab_layout<tile.rows, A>;
