@@ -39,7 +39,7 @@ struct split_tile {
 
 /// The tiles that are compiled, small ones first.
 inline constexpr std::array<split_tile, 3> split_tiles{
-    {{64, 64, 2, 2, 700}, {128, 64, 2, 1, 1330}, {128, 128, 1, 1, 2600}}};
+    {{64, 64, 2, 1, 700}, {128, 64, 2, 1, 1330}, {128, 128, 1, 1, 2600}}};
 /// Blocks, a cluster, that divide the depth of a tile: 1, 2, 4 or 8.
 inline constexpr int split_max_parts = 8;
 

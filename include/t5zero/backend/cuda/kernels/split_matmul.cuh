@@ -98,26 +98,34 @@ __global__ void __launch_bounds__(split_threads, Block::tile.resident)
   split_sums sums[Block::row_fragments];
 #pragma unroll
   for (int slab = 0; slab < split_slabs_in_flight - 1; ++slab) start_slab(slab);
-#pragma unroll 1
-  for (int slab = 0; slab < slabs; ++slab) {
-    wait_for_copy_groups<split_slabs_in_flight - 2>();
-    __syncthreads();  // the slab is there, and the one before is free
-    start_slab(slab + split_slabs_in_flight - 1);
-    const float* const a_slab = shared + slab % split_slabs_in_flight * slab_floats;
-    const float* const b_slab = a_slab + a_layout::floats;
-#pragma unroll 1  // two steps at once do not fit into registers
-    for (int first = 0; first < split_slab; first += fragment_depth * tile.depth_warps) {
-      const int step = first + depth_warp * fragment_depth;
-      split_fragment b;
-      b.template load<b_layout>(b_slab, warp_col, step);
+  // Of the two warps that share a tensor core, one is late by a step: one loads and splits while the other
+  // multiplies.
+  const bool late = warp / 4 % 2 != 0;
+  constexpr int steps = split_slab / fragment_depth / tile.depth_warps;
+  split_fragment a[Block::row_fragments];
+  split_fragment b;
+  const auto add_products = [&] {
 #pragma unroll
-      for (int i = 0; i < Block::row_fragments; ++i) {
-        split_fragment a;
-        a.template load<a_layout>(a_slab, warp_row + i * fragment_rows, step);
-        sums[i].add_products(a, b);
-      }
+    for (int i = 0; i < Block::row_fragments; ++i) sums[i].add_products(a[i], b);
+  };
+#pragma unroll 1
+  for (int step = 0; step < slabs * steps; ++step) {
+    const int slab = step / steps;
+    if (step % steps == 0) {
+      wait_for_copy_groups<split_slabs_in_flight - 2>();
+      __syncthreads();  // the slab is there, and the one before is free
+      start_slab(slab + split_slabs_in_flight - 1);
     }
+    if (late && step > 0) add_products();
+    const float* const a_slab = shared + slab % split_slabs_in_flight * slab_floats;
+    const int first = (step % steps * tile.depth_warps + depth_warp) * fragment_depth;
+    b.template load<b_layout>(a_slab + a_layout::floats, warp_col, first);
+#pragma unroll
+    for (int i = 0; i < Block::row_fragments; ++i)
+      a[i].template load<a_layout>(a_slab, warp_row + i * fragment_rows, first);
+    if (!late) add_products();
   }
+  if (late && slabs > 0) add_products();
   wait_for_copy_groups<0>();
   __syncthreads();  // the sums take the slabs' place
 
