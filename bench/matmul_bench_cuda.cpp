@@ -2,6 +2,7 @@
 //   matmul_bench_cuda <t5-small|t5-base|t5-large|t5-3b> <fp32|tf32|fp16|bf16> <tokens> [candidates]
 // One JSON line for each product: microseconds of the heuristic's first choice and of the best one, and what
 // the arithmetic (at the measured peak of the precision) and the bytes (at copy bandwidth) would take alone.
+// For fp32 split_matmul too: as it is cut, and each cut where `candidates` is more than 1.
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
@@ -11,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include <t5zero/backend/cuda/split_matmul.hpp>
 #include <t5zero/cuda.hpp>
 
 #include "graph_timer.hpp"
@@ -26,6 +28,39 @@ struct product {
   index_t rows, cols, depth;
   bool wide_result;  ///< fp32 whatever the operands are
 };
+
+/// Prints the times of split_matmul, c = op(a) op(b), with b from `copies` places `step` floats apart.
+void measure_split(const product& work, const float* a, const float* b, float* c, index_t copies,
+                   index_t step, bool all_cuts) {
+  constexpr int repeats = 20;
+  if (!cuda::takes_split_matmul(work.a, work.b, work.rows, work.cols, work.depth)) return;
+  cuda::device device({});
+  cuda::execution& e = device.main();
+  const bool ta = work.a == transpose::yes;
+  const bool tb = work.b == transpose::yes;
+  const matrix_view<const float> left{a, ta ? work.depth : work.rows, ta ? work.rows : work.depth};
+  const auto time = [&](cuda::split_division division) {
+    return static_cast<double>(t5zero_bench::time_in_graph(
+               e.stream(), repeats, /*rounds=*/9,
+               [&](int n) {
+                 cuda::split_matmul(
+                     e, work.a, left, work.b,
+                     {b + n % copies * step, tb ? work.cols : work.depth, tb ? work.depth : work.cols},
+                     {c, work.rows, work.cols}, gradient_mode::overwrite, 1.0F, division);
+               })) *
+           1e3 / repeats;
+  };
+  std::printf("{\"product\": \"%s\", \"split_us\": %.2f", work.name, time({}));
+  if (all_cuts) {
+    std::printf(", \"cuts\": {");
+    for (int tile = 0; tile < static_cast<int>(cuda::split_tiles.size()); ++tile) {
+      for (int parts = 1; parts <= cuda::split_max_parts; parts *= 2)
+        std::printf("%s\"%d/%d\": %.2f", tile + parts == 1 ? "" : ", ", tile, parts, time({tile, parts}));
+    }
+    std::printf("}");
+  }
+  std::printf("}\n");
+}
 
 template <element T>
 void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emulation) {
@@ -128,6 +163,11 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
         flops / (static_cast<double>(best) / repeats) / 1e9,
         static_cast<double>(bytes_a + bytes_b + bytes_c) / 4.27e6);
   }
+  if constexpr (std::same_as<T, float>) {
+    if (!tf32 && emulation == CUBLAS_COMPUTE_32F)
+      measure_split(work, reinterpret_cast<const float*>(a), reinterpret_cast<const float*>(b),
+                    reinterpret_cast<float*>(c), copies, bytes_b / 256 * 64, wanted > 1);
+  }
   std::fflush(stdout);
   cublasLtMatmulPreferenceDestroy(preference);
   cublasLtMatrixLayoutDestroy(la);
@@ -165,8 +205,14 @@ int main(int argc, char** argv) {
         {"grad_activated", transpose::no, transpose::no, n, shape.d_ff, d, false},
         {"grad_normed of wi", transpose::no, transpose::no, n, d, shape.d_ff, true},
         {"grad_normed of qkv", transpose::no, transpose::no, n, d, 3 * inner, true},
+        {"grad_context", transpose::no, transpose::no, n, inner, d, false},
         {"grad wi", transpose::yes, transpose::no, shape.d_ff, d, n, false},
+        {"grad wo", transpose::yes, transpose::no, d, shape.d_ff, n, false},
+        {"grad o", transpose::yes, transpose::no, d, inner, n, false},
         {"grad qkv", transpose::yes, transpose::no, 3 * inner, d, n, false},
+        {"cross k, v", transpose::no, transpose::yes, n, 2 * inner * shape.n_decoder_layers, d, false},
+        {"grad_source", transpose::no, transpose::no, n, d, 2 * inner * shape.n_decoder_layers, true},
+        {"grad cross k, v", transpose::yes, transpose::no, 2 * inner * shape.n_decoder_layers, d, n, false},
         {"head", transpose::no, transpose::yes, n, shape.vocab_size, d, true},
         {"grad_hidden", transpose::no, transpose::no, n, d, shape.vocab_size, true},
         {"grad head", transpose::yes, transpose::no, shape.vocab_size, d, n, false},

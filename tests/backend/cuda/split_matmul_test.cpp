@@ -92,7 +92,7 @@ struct problem {
   }
 };
 
-/// The exact products of some rows (at most 24 of them, the first and last too), and what errors in them
+/// The exact products of some rows (at most 12 of them, the first and last too), and what errors in them
 /// are measured by: sum |a| |b|.
 struct reference {
   std::vector<index_t> rows;
@@ -100,7 +100,7 @@ struct reference {
   std::vector<double> magnitudes;
 
   reference(const problem& p, const operand& a, const operand& b) {
-    const index_t count = std::min<index_t>(p.rows, 24);
+    const index_t count = std::min<index_t>(p.rows, 12);
     for (index_t i = 0; i < count; ++i) rows.push_back(count == 1 ? 0 : i * (p.rows - 1) / (count - 1));
     values.resize(static_cast<std::size_t>(count * p.cols));
     magnitudes.resize(values.size());

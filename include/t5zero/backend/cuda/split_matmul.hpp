@@ -103,10 +103,12 @@ struct split_division {
 }
 
 /// c (+)= alpha op(a) op(b), one launch, deterministic, no workspace. c may not overlap a or b. Throws
-/// contract_error where shapes do not agree or takes_split_matmul says no.
+/// contract_error where shapes do not agree or takes_split_matmul says no. `division`: how the product is
+/// cut; without a tile choose_split_division says it.
 void split_matmul(execution& e, transpose transpose_a, matrix_view<const float> a, transpose transpose_b,
                   matrix_view<const float> b, matrix_view<float> c,
-                  gradient_mode mode = gradient_mode::overwrite, float alpha = 1.0F);
+                  gradient_mode mode = gradient_mode::overwrite, float alpha = 1.0F,
+                  split_division division = {});
 
 // 250 tokens of t5-small on an H100: the projections of attention divide their depth to use its 132
 // multiprocessors; the head need not.

@@ -196,13 +196,13 @@ void with_split_block(int index, const F& f) {
 }
 
 template <operand_layout A, operand_layout B>
-void launch_split_matmul(execution& e, split_problem problem) {
+void launch_split_matmul(execution& e, split_problem problem, split_division division) {
   const token_device device = current_token_device();
   const index_t depth = A == operand_layout::depth ? problem.a.cols : problem.a.rows;
   const bool clusters = takes_clusters(attributes_of(split_matmul_kernel<split_block<0, 1>, A, B>));
-  const split_division division =
-      choose_split_division(problem.c.rows, problem.c.cols, depth, device.multiprocessors,
-                            device.shared_bytes, clusters ? split_max_parts : 1);
+  if (division.tile < 0)
+    division = choose_split_division(problem.c.rows, problem.c.cols, depth, device.multiprocessors,
+                                     device.shared_bytes, clusters ? split_max_parts : 1);
   with_split_block(division.tile, [&](auto block) {
     using block_type = decltype(block);
     constexpr split_tile tile = block_type::tile;
@@ -225,7 +225,8 @@ void launch_split_matmul(execution& e, split_problem problem) {
 /// split_matmul.hpp has the contract.
 inline void split_matmul(execution& e, transpose transpose_a, const matrix_view<const float>& a,
                          transpose transpose_b, const matrix_view<const float>& b,
-                         const matrix_view<float>& c, gradient_mode mode, float alpha) {
+                         const matrix_view<float>& c, gradient_mode mode, float alpha,
+                         split_division division) {
   const bool ta = transpose_a == transpose::yes;
   const bool tb = transpose_b == transpose::yes;
   require((ta ? a.cols : a.rows) == c.rows && (tb ? b.rows : b.cols) == c.cols &&
@@ -245,11 +246,11 @@ inline void split_matmul(execution& e, transpose transpose_a, const matrix_view<
                               .part_slabs = 0,
                               .exchange_at = 0};
   if (ta)
-    launch_split_matmul<operand_layout::rows, operand_layout::rows>(e, problem);
+    launch_split_matmul<operand_layout::rows, operand_layout::rows>(e, problem, division);
   else if (tb)
-    launch_split_matmul<operand_layout::depth, operand_layout::depth>(e, problem);
+    launch_split_matmul<operand_layout::depth, operand_layout::depth>(e, problem, division);
   else
-    launch_split_matmul<operand_layout::depth, operand_layout::rows>(e, problem);
+    launch_split_matmul<operand_layout::depth, operand_layout::rows>(e, problem, division);
 }
 
 }  // namespace detail
