@@ -6,6 +6,7 @@
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -75,7 +76,8 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
   std::byte* memory = nullptr;
   const index_t all = bytes_a + copies * bytes_b + bytes_c + cuda::matmul_workspace_bytes + 1024;
   check(cudaMalloc(reinterpret_cast<void**>(&memory), static_cast<std::size_t>(all)));
-  std::vector<float> values(static_cast<std::size_t>(all / 4));
+  // The same numbers again and again, in a period that is no multiple of a row.
+  std::vector<float> values(static_cast<std::size_t>(std::min<index_t>(all / 4, (1 << 22) - 4)));
   unsigned state = 1;
   for (float& value : values)
     value = static_cast<float>((state = state * 1664525U + 1013904223U) >> 8) * 0x1p-24F - 0.5F;
@@ -85,7 +87,10 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
       halves[i] =
           static_cast<T>(static_cast<float>((state = state * 1664525U + 1013904223U) >> 8) * 0x1p-24F - 0.5F);
   }
-  check(cudaMemcpy(memory, values.data(), static_cast<std::size_t>(all / 4 * 4), cudaMemcpyHostToDevice));
+  const index_t period = 4 * static_cast<index_t>(values.size());
+  for (index_t at = 0; at < all; at += period)
+    check(cudaMemcpy(memory + at, values.data(), static_cast<std::size_t>(std::min(period, all - at)),
+                     cudaMemcpyHostToDevice));
   const auto aligned = [](index_t bytes) { return round_up(bytes, 256); };
   std::byte* const a = memory;
   std::byte* const b = a + aligned(bytes_a);

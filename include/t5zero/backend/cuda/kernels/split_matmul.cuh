@@ -3,23 +3,24 @@
 // A float is the sum of three bfloat16 x0 + x1 + x2 (8 bits each, the exponent's range is the same), so
 //   a b = a0 b0 + (a0 b1 + a1 b0) + (a1 b1 + a0 b2 + a2 b0) + ...,
 // and what is dropped is below 2^-24 of the product. Tensor cores cut off what they add, so they add over a
-// depth of 16 only; those sums are added in fp32, rounded to nearest (Ootomo and Yokota 2022, "Recovering
-// single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance",
-// arXiv 2203.03341).
+// depth of 32 only, small terms first; those sums are added in fp32, rounded to nearest (Ootomo and Yokota
+// 2022, "Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak
+// performance", arXiv 2203.03341).
 //
 // Shapes: a is [rows, depth] or, transposed, [depth, rows]; b [depth, cols] or [cols, depth]; c [rows, cols].
 // Strides are multiples of 4 floats, first elements aligned to 16 bytes (takes_split_matmul). c overlaps
-// neither. Deterministic: warps divide a slab's depth, the blocks of a cluster the slabs; their sums are
-// added in order. No atomics, no workspace, one launch on the execution's stream.
+// neither. Deterministic: the blocks of a cluster divide the depth; their sums are added in order. No
+// atomics, no workspace, one launch on the execution's stream.
 //
 // Range: a result that an infinity, a NaN or a value beyond bfloat16's largest (3.39e38) contributes to is
 // NaN, where fp32 arithmetic may have an infinity; never finite. Parts below 2^-133 are lost: operands below
 // 2^-110 are less accurate than in fp32.
 //
-// Compute capability 7.5 has no bfloat16 in its tensor cores: there the same tiles are multiplied in fp32.
+// For Hopper alone (has_split_matmul): the instructions are sm_90a's.
 #pragma once
 
 #include <limits>
+#include <type_traits>
 
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
@@ -32,18 +33,9 @@ namespace t5zero::cuda {
 
 namespace detail {
 
-/// Block of split_tiles[Index]: warps take tiles of 32 RowFragments x 32.
-template <int Index, int RowFragments>
-struct split_block {
-  static constexpr split_tile tile = split_tiles[Index];
-  static constexpr int row_fragments = RowFragments;
-  static constexpr int warp_rows = fragment_rows * RowFragments;
-  static constexpr int col_warps = tile.cols / fragment_rows;
-  static constexpr int row_warps = tile.rows / warp_rows;
-  static constexpr int quads = tile.rows * tile.cols / 4;
-  static constexpr int row_quads = tile.cols / 4;
-  static_assert(row_warps * col_warps * tile.depth_warps * warp_size == split_threads);
-};
+/// Two warpgroups multiply 64 rows each, a third one splits what they share.
+inline constexpr int split_threads = 3 * warpgroup_size;
+inline constexpr int split_multiplying_warps = 8;
 
 struct split_problem {
   matrix_view<const float> a;
@@ -53,173 +45,252 @@ struct split_problem {
   bool accumulates;
   int row_tiles;
   int col_tiles;
-  int parts;        ///< blocks of a cluster
-  int part_slabs;   ///< of each
-  int exchange_at;  ///< bytes of shared memory before what blocks of a cluster write to each other
+  int parts;       ///< blocks of a cluster
+  int part_slabs;  ///< of each
+};
+
+/// Where the pieces of a block's shared memory lie.
+template <int Cols, operand_layout A, operand_layout B>
+struct split_memory {
+  using cols = split_cols<Cols, B>;
+  using rows = split_rows<A>;
+  unsigned char* parts;    ///< of b, split_parts_in_flight slabs
+  float* col_slabs;        ///< of b
+  float* row_slabs;        ///< of a, of one warpgroup after the other
+  std::uint64_t* filled;   ///< parts of a slab are there
+  std::uint64_t* emptied;  ///< they were read
+
+  __device__ split_memory() {
+    unsigned char* next = dynamic_shared_memory();
+    const auto take = [&](int bytes) {
+      unsigned char* const result = next;
+      next += bytes;
+      return result;
+    };
+    parts = take(split_parts_in_flight * cols::parts_bytes);
+    col_slabs = reinterpret_cast<float*>(take(4 * split_slabs_in_flight * cols::slab_floats));
+    row_slabs = reinterpret_cast<float*>(take(8 * split_slabs_in_flight * rows::slab_floats));
+    filled = reinterpret_cast<std::uint64_t*>(take(8 * split_parts_in_flight));
+    emptied = reinterpret_cast<std::uint64_t*>(take(8 * split_parts_in_flight));
+  }
 };
 
 /// Grid: parts of a tile, then tiles along the side that has fewer: blocks that run at once share what they
 /// read of the larger operand.
-template <class Block, operand_layout A, operand_layout B>
-__global__ void __launch_bounds__(split_threads, Block::tile.resident)
+template <int Cols, operand_layout A, operand_layout B>
+__global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
     split_matmul_kernel(const __grid_constant__ split_problem problem) {
-  constexpr split_tile tile = Block::tile;
-  using a_layout = split_slab_layout<tile.rows, A>;
-  using b_layout = split_slab_layout<tile.cols, B>;
-  constexpr int slab_floats = a_layout::floats + b_layout::floats;
-  const int cluster = cluster_blocks(problem.parts);
-  if (cluster > 1) arrive_at_cluster();
-  const int rank = static_cast<int>(blockIdx.x) % cluster;
-  const int index = static_cast<int>(blockIdx.x) / cluster;
+#if T5ZERO_WARPGROUPS
+  const int rank = static_cast<int>(blockIdx.x) % problem.parts;
+  const int index = static_cast<int>(blockIdx.x) / problem.parts;
   const bool rows_first = problem.row_tiles <= problem.col_tiles;
   const int short_side = rows_first ? problem.row_tiles : problem.col_tiles;
-  const index_t first_row = index_t{rows_first ? index % short_side : index / short_side} * tile.rows;
-  const index_t first_col = index_t{rows_first ? index / short_side : index % short_side} * tile.cols;
+  const index_t first_row = index_t{rows_first ? index % short_side : index / short_side} * split_tile_rows;
+  const index_t first_col = index_t{rows_first ? index / short_side : index % short_side} * Cols;
   const index_t depth = A == operand_layout::depth ? problem.a.cols : problem.a.rows;
   const int first_slab = rank * problem.part_slabs;
   const int slabs = min(problem.part_slabs, static_cast<int>(ceil_div(depth, split_slab)) - first_slab);
+  const index_t first = index_t{first_slab} * split_slab;
 
-  auto* const shared = reinterpret_cast<float*>(dynamic_shared_memory());
-  split_slab_copies<tile.rows, A> a_copies(problem.a, first_row, index_t{first_slab} * split_slab);
-  split_slab_copies<tile.cols, B> b_copies(problem.b, first_col, index_t{first_slab} * split_slab);
-  const auto start_slab = [&](int slab) {
-    if (slab < slabs) {
-      float* const to = shared + slab % split_slabs_in_flight * slab_floats;
-      a_copies.start(to);
-      b_copies.start(to + a_layout::floats);
+  const split_memory<Cols, A, B> memory;
+  const int warpgroup = static_cast<int>(threadIdx.x) / warpgroup_size;
+  // Rows beyond the result are not multiplied.
+  const int warpgroups = problem.c.rows - first_row > split_rows<A>::rows ? 2 : 1;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < split_parts_in_flight; ++i) {
+      make_barrier(memory.filled + i, warpgroup_size);
+      make_barrier(memory.emptied + i, 4 * warpgroups);
     }
-    end_copy_group();
-  };
-
-  const int warp = static_cast<int>(threadIdx.x) / warp_size;
-  const int warp_col = warp % Block::col_warps * fragment_rows;
-  const int warp_row = warp / Block::col_warps % Block::row_warps * Block::warp_rows;
-  const int depth_warp = warp / (Block::col_warps * Block::row_warps);
-  split_sums sums[Block::row_fragments];
-#pragma unroll
-  for (int slab = 0; slab < split_slabs_in_flight - 1; ++slab) start_slab(slab);
-  // Of the two warps that share a tensor core, one is late by a step: one loads and splits while the other
-  // multiplies.
-  const bool late = warp / 4 % 2 != 0;
-  constexpr int steps = split_slab / fragment_depth / tile.depth_warps;
-  split_fragment a[Block::row_fragments];
-  split_fragment b;
-  const auto add_products = [&] {
-#pragma unroll
-    for (int i = 0; i < Block::row_fragments; ++i) sums[i].add_products(a[i], b);
-  };
-#pragma unroll 1
-  for (int step = 0; step < slabs * steps; ++step) {
-    const int slab = step / steps;
-    if (step % steps == 0) {
-      wait_for_copy_groups<split_slabs_in_flight - 2>();
-      __syncthreads();  // the slab is there, and the one before is free
-      start_slab(slab + split_slabs_in_flight - 1);
-    }
-    if (late && step > 0) add_products();
-    const float* const a_slab = shared + slab % split_slabs_in_flight * slab_floats;
-    const int first = (step % steps * tile.depth_warps + depth_warp) * fragment_depth;
-    b.template load<b_layout>(a_slab + a_layout::floats, warp_col, first);
-#pragma unroll
-    for (int i = 0; i < Block::row_fragments; ++i)
-      a[i].template load<a_layout>(a_slab, warp_row + i * fragment_rows, first);
-    if (!late) add_products();
   }
-  if (late && slabs > 0) add_products();
-  wait_for_copy_groups<0>();
-  __syncthreads();  // the sums take the slabs' place
-
-#pragma unroll
-  for (int i = 0; i < Block::row_fragments; ++i)
-    sums[i].store(
-        shared + (depth_warp * tile.rows + warp_row + i * fragment_rows) * tile.sums_stride() + warp_col,
-        tile.sums_stride());
   __syncthreads();
-  const auto add_warps = [&](int quad, float(&sum)[4]) {
-    add_quads(shared + quad / Block::row_quads * tile.sums_stride() + quad % Block::row_quads * 4,
-              tile.depth_warps, tile.rows * tile.sums_stride(), sum);
-  };
-  const auto store = [&](int quad, const float(&sum)[4]) {
-    const index_t row = first_row + quad / Block::row_quads;
-    const index_t col = first_col + quad % Block::row_quads * 4;
-    if (row >= problem.c.rows || col >= problem.c.cols) return;
-    auto* const to = reinterpret_cast<float4*>(&problem.c(row, col));
-    float4 result{problem.alpha * sum[0], problem.alpha * sum[1], problem.alpha * sum[2],
-                  problem.alpha * sum[3]};
-    if (problem.accumulates) {
-      const float4 before = *to;
-      result.x += before.x;
-      result.y += before.y;
-      result.z += before.z;
-      result.w += before.w;
+
+  if (warpgroup == 2) {
+    if constexpr (Cols > 64) release_registers_to<88>();
+    split_cols<Cols, B> cols(problem.b, first_col, first, memory.col_slabs);
+    const auto start_slab = [&](int slab) {
+      if (slab < slabs) cols.start_slab(slab);
+      end_copy_group();
+    };
+#pragma unroll
+    for (int slab = 0; slab < split_slabs_in_flight - 1; ++slab) start_slab(slab);
+#pragma unroll 1
+    for (int slab = 0; slab < slabs; ++slab) {
+      start_slab(slab + split_slabs_in_flight - 1);  // its place was read in the last turn, by this thread
+      wait_for_copy_groups<split_slabs_in_flight - 1>();
+      const int place = slab % split_parts_in_flight;
+      const int turn = slab / split_parts_in_flight;
+      cols.split(slab, memory.parts + place * split_cols<Cols, B>::parts_bytes,
+                 [&] { wait_for(memory.emptied + place, (turn + 1) % 2); });
+      publish_to_products();
+      arrive(memory.filled + place);
     }
-    *to = result;
-  };
-  if (cluster == 1) {
-#pragma unroll 4
-    for (int quad = static_cast<int>(threadIdx.x); quad < Block::quads; quad += split_threads) {
-      float sum[4] = {};
-      add_warps(quad, sum);
-      store(quad, sum);
+    if (problem.parts > 1) {
+      for (int i = 0; i < 2; ++i) {
+        arrive_at_cluster();
+        wait_for_cluster();
+      }
     }
-    return;
+  } else {
+    if constexpr (Cols > 64) claim_registers_to<208>();
+    split_sums<Cols> sums;
+    if (warpgroup < warpgroups) {
+      split_rows<A> rows(problem.a, first_row + warpgroup * split_rows<A>::rows, first,
+                         memory.row_slabs + warpgroup * split_slabs_in_flight * split_rows<A>::slab_floats);
+      const auto start_slab = [&](int slab) {
+        if (slab < slabs) rows.start_slab(slab);
+        end_copy_group();
+      };
+      // Where registers allow it the next slab is loaded while one is multiplied; beyond the last one what is
+      // loaded has no use. Else the other warpgroup multiplies meanwhile.
+      constexpr bool loads_ahead = Cols <= 64;
+      std::uint32_t even[split_steps][3][4];
+      std::uint32_t odd[split_steps][3][4];
+      const auto load = [&](int slab, std::uint32_t(&to)[split_steps][3][4]) {
+        wait_for_copy_groups<split_slabs_in_flight - 2>();
+        synchronize_warpgroup(1 + warpgroup);  // the slab is there, and the one before is free
+        start_slab(slab + split_slabs_in_flight - 1);
+#pragma unroll
+        for (int step = 0; step < split_steps; ++step) rows.load(slab, step, to[step]);
+      };
+      const auto add_slab = [&](int slab, const std::uint32_t(&now)[split_steps][3][4],
+                                std::uint32_t(&next)[split_steps][3][4]) {
+        using cols = split_cols<Cols, B>;
+        const int place = slab % split_parts_in_flight;
+        wait_for(memory.filled + place, slab / split_parts_in_flight % 2);
+        sums.template add_products<B == operand_layout::rows>(
+            now,
+            warpgroup_operand(memory.parts + place * cols::parts_bytes, cols::depth_bytes, cols::side_bytes),
+            cols::depth_bytes, cols::side_bytes, cols::part_bytes, [&] {
+              if constexpr (loads_ahead) load(slab + 1, next);
+            });
+        if (threadIdx.x % warp_size == 0) arrive(memory.emptied + place);
+      };
+#pragma unroll
+      for (int slab = 0; slab < split_slabs_in_flight - 1; ++slab) start_slab(slab);
+      if constexpr (loads_ahead) {
+        load(0, even);
+#pragma unroll 1
+        for (int slab = 0; slab + 1 < slabs; slab += 2) {
+          add_slab(slab, even, odd);
+          add_slab(slab + 1, odd, even);
+        }
+        if (slabs % 2 > 0) add_slab(slabs - 1, even, odd);
+      } else {
+#pragma unroll 1
+        for (int slab = 0; slab < slabs; ++slab) {
+          load(slab, even);
+          add_slab(slab, even, odd);
+        }
+      }
+    }
+
+    const int lane = static_cast<int>(threadIdx.x) % warp_size;
+    const int warp = static_cast<int>(threadIdx.x) / warp_size;
+    // A group of 8 columns of a warp's fragment.
+    const auto store = [&](int of_warp, int group, const float4& sum) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const index_t row = first_row + of_warp * 16 + half * 8 + lane / 4;
+        const index_t col = first_col + group * 8 + lane % 4 * 2;
+        if (row >= problem.c.rows || col >= problem.c.cols) continue;
+        auto* const to = reinterpret_cast<float2*>(&problem.c(row, col));
+        float2 result{problem.alpha * (half == 0 ? sum.x : sum.z),
+                      problem.alpha * (half == 0 ? sum.y : sum.w)};
+        if (problem.accumulates) {
+          const float2 before = *to;
+          result.x += before.x;
+          result.y += before.y;
+        }
+        *to = result;
+      }
+    };
+    constexpr int groups = Cols / 8;
+    const auto group_of = [&](int group) {
+      const auto& values = sums.values[group * 8 / split_sums<Cols>::width];
+      const int at = group * 4 % (split_sums<Cols>::width / 2);
+      return float4{values[at], values[at + 1], values[at + 2], values[at + 3]};
+    };
+    if (problem.parts == 1) {
+      if (warpgroup < warpgroups) {
+#pragma unroll
+        for (int group = 0; group < groups; ++group) store(warp, group, group_of(group));
+      }
+      return;
+    }
+    // Each block of the cluster adds up some warps' fragments; they lie where the slabs were.
+    auto* const exchange = reinterpret_cast<float4*>(dynamic_shared_memory());
+    const int share = split_multiplying_warps / problem.parts;
+    arrive_at_cluster();
+    wait_for_cluster();
+    if (warpgroup < warpgroups) {
+#pragma unroll
+      for (int group = 0; group < groups; ++group)
+        store_to_peer(exchange + ((rank * share + warp % share) * groups + group) * warp_size + lane,
+                      warp / share, group_of(group));
+    }
+    arrive_at_cluster();
+    wait_for_cluster();
+    if (rank * share >= 4 * warpgroups) return;
+    for (int i = warp; i < share * groups; i += split_multiplying_warps) {
+      float4 sum{0.0F, 0.0F, 0.0F, 0.0F};
+      for (int from = 0; from < problem.parts; ++from) {
+        const float4 values = exchange[(from * share * groups + i) * warp_size + lane];
+        sum.x += values.x;
+        sum.y += values.y;
+        sum.z += values.z;
+        sum.w += values.w;
+      }
+      store(rank * share + i / groups, i % groups, sum);
+    }
   }
-  auto* const exchange = reinterpret_cast<float*>(dynamic_shared_memory() + problem.exchange_at);
-  const int share = Block::quads / cluster;  // of the results each block adds up
-  wait_for_cluster();                        // its blocks run: their shared memory may be written
-#pragma unroll 4
-  for (int quad = static_cast<int>(threadIdx.x); quad < Block::quads; quad += split_threads) {
-    float sum[4] = {};
-    add_warps(quad, sum);
-    store_to_peer(exchange + (rank * share + quad % share) * 4, quad / share,
-                  float4{sum[0], sum[1], sum[2], sum[3]});
-  }
-  arrive_at_cluster();
-  wait_for_cluster();
-  for (int quad = static_cast<int>(threadIdx.x); quad < share; quad += split_threads) {
-    float sum[4] = {};
-    add_quads(exchange + quad * 4, cluster, share * 4, sum);
-    store(rank * share + quad, sum);
-  }
+#endif
 }
 
-/// Calls f with the block type of split_tiles[index].
+/// Calls f with split_tiles[index] as a constant.
 template <class F>
-void with_split_block(int index, const F& f) {
-  require(index >= 0, "cuda::split_matmul: no tile fits into the GPU's shared memory");
+void with_split_tile(int index, const F& f) {
+  static_assert(split_tiles.size() == 3);
   if (index == 0)
-    f(split_block<0, 1>{});
+    f(std::integral_constant<int, split_tiles[0].cols>{});
   else if (index == 1)
-    f(split_block<1, 2>{});
+    f(std::integral_constant<int, split_tiles[1].cols>{});
   else
-    f(split_block<2, 2>{});
+    f(std::integral_constant<int, split_tiles[2].cols>{});
 }
 
 template <operand_layout A, operand_layout B>
 void launch_split_matmul(execution& e, split_problem problem, split_division division) {
-  const token_device device = current_token_device();
   const index_t depth = A == operand_layout::depth ? problem.a.cols : problem.a.rows;
-  const bool clusters = takes_clusters(attributes_of(split_matmul_kernel<split_block<0, 1>, A, B>));
   if (division.tile < 0)
-    division = choose_split_division(problem.c.rows, problem.c.cols, depth, device.multiprocessors,
-                                     device.shared_bytes, clusters ? split_max_parts : 1);
-  with_split_block(division.tile, [&](auto block) {
-    using block_type = decltype(block);
-    constexpr split_tile tile = block_type::tile;
-    problem.row_tiles = static_cast<int>(ceil_div(problem.c.rows, tile.rows));
-    problem.col_tiles = static_cast<int>(ceil_div(problem.c.cols, tile.cols));
+    division =
+        choose_split_division(problem.c.rows, problem.c.cols, depth, current_token_device().multiprocessors);
+  with_split_tile(division.tile, [&](auto cols) {
+    problem.row_tiles = static_cast<int>(ceil_div(problem.c.rows, split_tile_rows));
+    problem.col_tiles = static_cast<int>(ceil_div(problem.c.cols, cols()));
     problem.parts = division.parts;
     problem.part_slabs = static_cast<int>(ceil_div(ceil_div(depth, split_slab), division.parts));
-    problem.exchange_at = static_cast<int>(tile.shared_bytes(1));
     const index_t blocks = index_t{problem.row_tiles} * problem.col_tiles * problem.parts;
     require(blocks <= std::numeric_limits<int>::max(), "cuda::split_matmul: the result is too large");
-    launch(e, split_matmul_kernel<block_type, A, B>,
+    constexpr index_t shared_bytes =
+        split_parts_in_flight * split_cols<cols(), B>::parts_bytes +
+        4 * split_slabs_in_flight * (split_cols<cols(), B>::slab_floats + 2 * split_rows<A>::slab_floats) +
+        16 * split_parts_in_flight;
+    static_assert(shared_bytes >= index_t{4} * split_tile_rows * cols(), "room for the exchange");
+    static_assert(shared_bytes <= split_shared_bytes);
+    launch(e, split_matmul_kernel<cols(), A, B>,
            {.blocks = dim3(static_cast<unsigned>(blocks)),
             .threads = split_threads,
-            .shared_bytes = tile.shared_bytes(division.parts),
+            .shared_bytes = shared_bytes,
             .cluster = division.parts},
            problem);
   });
+}
+
+[[nodiscard]] inline bool has_split_matmul() {
+  constexpr int cols = split_tiles[0].cols;
+  return current_token_device().shared_bytes >= split_shared_bytes &&
+         takes_warpgroups(
+             attributes_of(split_matmul_kernel<cols, operand_layout::depth, operand_layout::depth>));
 }
 
 /// split_matmul.hpp has the contract.
@@ -243,8 +314,7 @@ inline void split_matmul(execution& e, transpose transpose_a, const matrix_view<
                               .row_tiles = 0,
                               .col_tiles = 0,
                               .parts = 0,
-                              .part_slabs = 0,
-                              .exchange_at = 0};
+                              .part_slabs = 0};
   if (ta)
     launch_split_matmul<operand_layout::rows, operand_layout::rows>(e, problem, division);
   else if (tb)

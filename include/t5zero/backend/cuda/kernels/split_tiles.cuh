@@ -1,16 +1,16 @@
-// The parts of split_matmul's kernel: slabs of fp32 operands in shared memory, their values as fragments of
-// three bfloat16 each, and the products.
+// The parts of split_matmul's kernel: slabs of fp32 operands in shared memory, and how their values become
+// sums of three bfloat16 each: a's in the registers of the warpgroup that multiplies them, b's in shared
+// memory, where the tensor cores read them.
 //
 // Each operand is seen as rows (those of a, the columns of b) of a common depth; in memory either the depth
-// or the rows are consecutive. A warp takes 32 rows of an operand and a depth of 16 as one fragment: lane
-// 4 g + t holds rows 4 g .. 4 g + 3 and depths 4 t .. 4 t + 3, from four 16-byte loads in either layout. The
-// instruction's own order of rows and depth does not matter as long as both operands and the result agree.
+// or the rows are consecutive.
 #pragma once
 
 #include <cstdint>
 
 #include <t5zero/backend/cuda/kernels/element.cuh>
 #include <t5zero/backend/cuda/kernels/tensor_core.cuh>
+#include <t5zero/backend/cuda/kernels/warpgroup.cuh>
 #include <t5zero/backend/cuda/split_matmul.hpp>
 #include <t5zero/tensor/tensor_view.hpp>
 
@@ -19,82 +19,9 @@ namespace t5zero::cuda::detail {
 /// What is consecutive in an operand's memory.
 enum class operand_layout : std::uint8_t { depth, rows };
 
-inline constexpr int split_threads = 8 * warp_size;
-/// Rows and depth of a fragment.
-inline constexpr int fragment_rows = 32;
-inline constexpr int fragment_depth = 16;
-
-/// Where a slab of an operand keeps its quads (16 bytes) in shared memory. Quads are exchanged so that
-/// the eight lanes that load at once (two g, four t) meet different banks.
-template <int Rows, operand_layout Layout>
-struct split_slab_layout {
-  static constexpr int floats = Rows * split_slab;
-
-  /// The quad that begins with (row, depth); the one of them that is consecutive is a multiple of 4.
-  [[nodiscard]] __device__ static constexpr int quad_at(int row, int depth) {
-    if constexpr (Layout == operand_layout::depth)
-      return row * split_slab + ((depth / 4) ^ (row / 4 % 2 * 4)) * 4;
-    else
-      return depth * Rows + ((row / 4) ^ (depth / 4 % 4 * 2)) * 4;
-  }
-};
-
-/// A thread's share of the copies of an operand's slabs, one slab after the other.
-template <int Rows, operand_layout Layout>
-class split_slab_copies {
- public:
-  using layout = split_slab_layout<Rows, Layout>;
-
-  /// From row `first_row` and depth `first` of the operand; zeros beyond its ends.
-  __device__ split_slab_copies(const matrix_view<const float>& from, index_t first_row, index_t first)
-      : base_(from.data), stride_(from.stride) {
-    const index_t own_row = first_row + row(0);
-    const index_t own_depth = first + depth(0);
-    rows_left_ = static_cast<int>((Layout == operand_layout::depth ? from.rows : from.cols) - own_row);
-    depth_left_ = static_cast<int>((Layout == operand_layout::depth ? from.cols : from.rows) - own_depth);
-    next_ = base_ +
-            (Layout == operand_layout::depth ? own_row * stride_ + own_depth : own_depth * stride_ + own_row);
-  }
-
-  /// Starts the copies of the next slab.
-  __device__ void start(float* to) {
-#pragma unroll
-    for (int i = 0; i < count; ++i) {
-      const bool inside = row(i) - row(0) < rows_left_ && depth(i) - depth(0) < depth_left_;
-      copy_16_bytes_async(to + layout::quad_at(row(i), depth(i)),
-                          inside ? next_ + i * line_step * stride_ : base_, inside);
-    }
-    depth_left_ -= split_slab;
-    next_ += Layout == operand_layout::depth ? split_slab : split_slab * stride_;
-  }
-
- private:
-  // Lines are rows of memory; a thread's quads lie in every line_step-th.
-  static constexpr int line_quads = (Layout == operand_layout::depth ? split_slab : Rows) / 4;
-  static constexpr int lines = Layout == operand_layout::depth ? Rows : split_slab;
-  static constexpr int line_step = split_threads / line_quads;
-  static constexpr int count = lines / line_step;
-  static_assert(split_threads % line_quads == 0 && lines % line_step == 0 && count > 0);
-
-  [[nodiscard]] __device__ static int line(int i) {
-    return static_cast<int>(threadIdx.x) / line_quads + i * line_step;
-  }
-  [[nodiscard]] __device__ static int quad() {
-    return static_cast<int>(threadIdx.x) % line_quads * 4;
-  }
-  [[nodiscard]] __device__ static int row(int i) {
-    return Layout == operand_layout::depth ? line(i) : quad();
-  }
-  [[nodiscard]] __device__ static int depth(int i) {
-    return Layout == operand_layout::depth ? quad() : line(i);
-  }
-
-  const float* base_;
-  const float* next_;
-  index_t stride_;
-  int rows_left_;
-  int depth_left_;
-};
+/// Depth of a product of tensor cores, and how many are in a slab.
+inline constexpr int split_step = 16;
+inline constexpr int split_steps = split_slab / split_step;
 
 /// x and y as sums of three bfloat16, the largest first: together all 24 bits of a float. What is left after
 /// two has at most 8 bits, so that its upper half is all of it.
@@ -111,120 +38,250 @@ __device__ inline void split_pair(float x, float y, std::uint32_t& large, std::u
   small = __byte_perm(__float_as_uint(x), __float_as_uint(y), 0x7632);
 }
 
-/// 32 rows of an operand over a depth of 16, and split.
-struct split_fragment {
-  float values[4][4];            ///< [row][depth]
-  std::uint32_t pairs[3][4][2];  ///< [large, middle, small][row][depths]
+/// A thread's 16-byte pieces of an operand's slabs: which they are, and their copies, one slab after the
+/// other. Piece i is rows(i) and depths(i) of Pieces further on than the first.
+template <class Pieces, operand_layout Layout>
+class split_copies {
+ public:
+  /// The thread's first piece lies at (row, depth) of the operand.
+  __device__ split_copies(const matrix_view<const float>& from, index_t row, index_t depth)
+      : base_(from.data), stride_(from.stride) {
+    const bool along_depth = Layout == operand_layout::depth;
+    rows_left_ = static_cast<int>((along_depth ? from.rows : from.cols) - row);
+    depth_left_ = static_cast<int>((along_depth ? from.cols : from.rows) - depth);
+    next_ = base_ + (along_depth ? row * stride_ + depth : depth * stride_ + row);
+  }
 
-  template <class SlabLayout>
-  __device__ void load(const float* slab, int first_row, int first_depth) {
-    const int g = static_cast<int>(threadIdx.x) % warp_size / 4;
-    const int t = static_cast<int>(threadIdx.x) % 4;
-    load_values(slab, SlabLayout{}, first_row + 4 * g, first_depth + 4 * t, values);
-#if __CUDA_ARCH__ >= 800
+  /// Starts to copy the next slab's piece i to place(i); zeros beyond the operand's ends.
+  template <class Place>
+  __device__ void start(const Place& place) {
 #pragma unroll
-    for (int row = 0; row < 4; ++row) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        split_pair(values[row][2 * half], values[row][2 * half + 1], pairs[0][row][half], pairs[1][row][half],
-                   pairs[2][row][half]);
+    for (int i = 0; i < Pieces::count; ++i) {
+      constexpr bool along_depth = Layout == operand_layout::depth;
+      const bool inside = Pieces::rows(i) < rows_left_ && Pieces::depths(i) < depth_left_;
+      const index_t offset = along_depth ? Pieces::rows(i) * stride_ + Pieces::depths(i)
+                                         : Pieces::depths(i) * stride_ + Pieces::rows(i);
+      copy_16_bytes_async(place(i), inside ? next_ + offset : base_, inside);
     }
-#endif
+    depth_left_ -= split_slab;
+    next_ += Layout == operand_layout::depth ? split_slab : split_slab * stride_;
   }
 
  private:
-  template <int Rows>
-  __device__ static void load_values(const float* slab, split_slab_layout<Rows, operand_layout::depth> /*of*/,
-                                     int row, int depth, float (&values)[4][4]) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      load_pack<4>(slab + split_slab_layout<Rows, operand_layout::depth>::quad_at(row + i, depth), values[i]);
-  }
-  template <int Rows>
-  __device__ static void load_values(const float* slab, split_slab_layout<Rows, operand_layout::rows> /*of*/,
-                                     int row, int depth, float (&values)[4][4]) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float quad[4];
-      load_pack<4>(slab + split_slab_layout<Rows, operand_layout::rows>::quad_at(row, depth + i), quad);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) values[j][i] = quad[j];
-    }
-  }
+  const float* base_;
+  const float* next_;
+  index_t stride_;
+  int rows_left_;
+  int depth_left_;
 };
 
-/// Sums of 32 x 32 results of a warp; lane 4 g + t holds rows 4 g .. 4 g + 3, columns 8 t .. 8 t + 7.
-struct split_sums {
-  float values[2][4][4] = {};
+/// a's 64 rows of a warpgroup: fp32 slabs in shared memory, padded so that a warp's fragment meets different
+/// banks; each warp has 16 of the rows as fragments of products.
+template <operand_layout Layout>
+class split_rows {
+ public:
+  static constexpr int rows = 64;
+  static constexpr int stride = Layout == operand_layout::depth ? split_slab + 8 : rows + 4;
+  static constexpr int slab_floats = (Layout == operand_layout::depth ? rows : split_slab) * stride;
 
-  /// Adds a b. A tensor core cuts off what it adds, so it adds over a depth of 16 only, small terms first;
-  /// the rest is done in fp32.
-  __device__ void add_products(const split_fragment& a, const split_fragment& b) {
-#if __CUDA_ARCH__ >= 800
-    constexpr int terms[6][2] = {{2, 0}, {0, 2}, {1, 1}, {1, 0}, {0, 1}, {0, 0}};
-    float products[2][4][4] = {};
-#pragma unroll
-    for (const auto& term : terms) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const auto& rows = a.pairs[term[0]];
-        const std::uint32_t left[4] = {rows[2 * i][0], rows[2 * i + 1][0], rows[2 * i][1],
-                                       rows[2 * i + 1][1]};
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          float(&p)[4] = products[i][j];
-          multiply_add<bfloat16>(p[0], p[1], p[2], p[3], left, b.pairs[term[1]][j][0],
-                                 b.pairs[term[1]][j][1]);
-        }
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) values[i][j][k] += products[i][j][k];
-      }
-    }
-#else
-    // No bfloat16 in these tensor cores: plain fp32, the operands travel by shuffles.
-    const int lane = static_cast<int>(threadIdx.x) % warp_size;
-#pragma unroll 1
-    for (int from = 0; from < 4; ++from) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        float rows[4];
-#pragma unroll
-        for (int row = 0; row < 4; ++row)
-          rows[row] = __shfl_sync(all_lanes, a.values[row][k], lane / 4 * 4 + from);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            const float col = __shfl_sync(all_lanes, b.values[j][k], (lane % 4 * 2 + half) * 4 + from);
-#pragma unroll
-            for (int row = 0; row < 4; ++row) values[row / 2][j][row % 2 * 2 + half] += rows[row] * col;
-          }
-        }
-      }
-    }
-#endif
+  /// From row `first_row` and depth `first` of the operand.
+  __device__ split_rows(const matrix_view<const float>& from, index_t first_row, index_t first, float* slabs)
+      : copies_(from, first_row + row(), first + depth()), slabs_(slabs) {}
+
+  __device__ void start_slab(int slab) {
+    float* const to = slabs_ + slab % split_slabs_in_flight * slab_floats +
+                      (Layout == operand_layout::depth ? row() * stride + depth() : depth() * stride + row());
+    copies_.start([&](int i) { return to + i * line_step * stride; });
   }
 
-  /// To rows `stride` floats apart; `to` is the first of the 32 x 32.
-  __device__ void store(float* to, int stride) const {
-    const int g = static_cast<int>(threadIdx.x) % warp_size / 4;
-    const int t = static_cast<int>(threadIdx.x) % 4;
+  /// The parts of this warp's rows over a step: [large, middle, small][registers of a fragment].
+  __device__ void load(int slab, int step, std::uint32_t (&parts)[3][4]) const {
+    const int lane = static_cast<int>(threadIdx.x) % warp_size;
+    const int row = static_cast<int>(threadIdx.x) % warpgroup_size / warp_size * 16 + lane / 4;
+    const int depth = step * split_step + lane % 4 * 2;
+    const float* const from = slabs_ + slab % split_slabs_in_flight * slab_floats;
 #pragma unroll
-    for (int row = 0; row < 4; ++row) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int value = row % 2 * 2 + half;
-        *reinterpret_cast<float4*>(to + (4 * g + row) * stride + 8 * t + 4 * half) =
-            float4{values[row / 2][0][value], values[row / 2][1][value], values[row / 2][2][value],
-                   values[row / 2][3][value]};
-      }
+    for (int i = 0; i < 4; ++i) {
+      const int r = row + i % 2 * 8;
+      const int d = depth + i / 2 * 8;
+      float2 pair;
+      if constexpr (Layout == operand_layout::depth)
+        pair = *reinterpret_cast<const float2*>(from + r * stride + d);
+      else
+        pair = float2{from[d * stride + r], from[(d + 1) * stride + r]};
+      split_pair(pair.x, pair.y, parts[0][i], parts[1][i], parts[2][i]);
     }
+  }
+
+ private:
+  // Lines of memory, and how many of them the warpgroup copies at once.
+  static constexpr int line_quads = (Layout == operand_layout::depth ? split_slab : rows) / 4;
+  static constexpr int line_step = warpgroup_size / line_quads;
+  struct pieces {
+    static constexpr int count =
+        (Layout == operand_layout::depth ? split_rows::rows : split_slab) / line_step;
+    [[nodiscard]] __device__ static constexpr int rows(int i) {
+      return Layout == operand_layout::depth ? i * line_step : 0;
+    }
+    [[nodiscard]] __device__ static constexpr int depths(int i) {
+      return Layout == operand_layout::depth ? 0 : i * line_step;
+    }
+  };
+
+  [[nodiscard]] __device__ static int line() {
+    return static_cast<int>(threadIdx.x) % warpgroup_size / line_quads;
+  }
+  [[nodiscard]] __device__ static int quad() {
+    return static_cast<int>(threadIdx.x) % line_quads * 4;
+  }
+  [[nodiscard]] __device__ static int row() {
+    return Layout == operand_layout::depth ? line() : quad();
+  }
+  [[nodiscard]] __device__ static int depth() {
+    return Layout == operand_layout::depth ? quad() : line();
+  }
+
+  split_copies<pieces, Layout> copies_;
+  float* slabs_;
+};
+
+/// b's columns of a block, by one warpgroup: a thread copies pieces of fp32 slabs, splits them, and leaves
+/// the parts as three operands of products (warpgroup_operand).
+template <int Cols, operand_layout Layout>
+class split_cols {
+ public:
+  static constexpr int slab_floats = Cols * split_slab;
+  static constexpr int matrix_bytes = 128;
+  static constexpr int side_bytes = matrix_bytes;  ///< between matrices along the columns
+  static constexpr int depth_bytes = Cols / 8 * matrix_bytes;
+  static constexpr int part_bytes = split_slab / 8 * depth_bytes;
+  static constexpr int parts_bytes = 3 * part_bytes;
+
+  /// From column `first_col` and depth `first` of the operand.
+  __device__ split_cols(const matrix_view<const float>& from, index_t first_col, index_t first, float* slabs)
+      : copies_(from, first_col + col(), first + depth()), slabs_(slabs + own() * 4) {}
+
+  __device__ void start_slab(int slab) {
+    float* const to = slabs_ + slab % split_slabs_in_flight * slab_floats;
+    copies_.start([&](int i) { return to + i * warpgroup_size * 4; });
+  }
+
+  /// Splits this thread's pieces of a slab and, after `until_free()`, stores their parts.
+  template <class UntilFree>
+  __device__ void split(int slab, unsigned char* to, const UntilFree& until_free) const {
+    std::uint32_t parts[pieces::count][3][2];
+    const float* const from = slabs_ + slab % split_slabs_in_flight * slab_floats;
+#pragma unroll
+    for (int i = 0; i < pieces::count; ++i) {
+      float quad[4];
+      load_pack<4>(from + i * warpgroup_size * 4, quad);
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        split_pair(quad[2 * half], quad[2 * half + 1], parts[i][0][half], parts[i][1][half],
+                   parts[i][2][half]);
+    }
+    until_free();
+    const int place = matrix() / side_matrices * depth_bytes + matrix() % side_matrices * side_bytes;
+    unsigned char* const own_place = to + place + own() % 16 * 8;
+#pragma unroll
+    for (int i = 0; i < pieces::count; ++i) {
+      const int offset = pieces::depths(i) / 8 * depth_bytes + pieces::rows(i) / 8 * side_bytes;
+#pragma unroll
+      for (int part = 0; part < 3; ++part)
+        *reinterpret_cast<uint2*>(own_place + offset + part * part_bytes) =
+            uint2{parts[i][part][0], parts[i][part][1]};
+    }
+  }
+
+ private:
+  // Sixteen threads copy a matrix of 8 x 8, two of them a line: eight matrices at once. Neighbours in memory
+  // are copied together.
+  static constexpr int side_matrices = Cols / 8;
+  static constexpr int depth_matrices = split_slab / 8;
+  static constexpr int group = 8;
+  struct pieces {
+    static constexpr int count = side_matrices * depth_matrices / group;
+    [[nodiscard]] __device__ static constexpr int rows(int i) {
+      return 8 * (Layout == operand_layout::depth ? group * i / depth_matrices : group * i % side_matrices);
+    }
+    [[nodiscard]] __device__ static constexpr int depths(int i) {
+      return 8 * (Layout == operand_layout::depth ? group * i % depth_matrices : group * i / side_matrices);
+    }
+  };
+
+  [[nodiscard]] __device__ static int own() {
+    return static_cast<int>(threadIdx.x) % warpgroup_size;
+  }
+  /// Of the first piece, in rows along the columns.
+  [[nodiscard]] __device__ static int matrix() {
+    const int index = own() / 16;
+    return Layout == operand_layout::depth ? index % depth_matrices * side_matrices + index / depth_matrices
+                                           : index;
+  }
+  [[nodiscard]] __device__ static int col() {
+    return matrix() % side_matrices * 8 + (Layout == operand_layout::depth ? own() % 16 / 2 : own() % 2 * 4);
+  }
+  [[nodiscard]] __device__ static int depth() {
+    return matrix() / side_matrices * 8 + (Layout == operand_layout::depth ? own() % 2 * 4 : own() % 16 / 2);
+  }
+
+  split_copies<pieces, Layout> copies_;
+  float* slabs_;
+};
+
+/// Sums of 64 x Cols results of a warpgroup, as fragments: lane 4 g + t of warp w has, of each 8 columns,
+/// 2 t and 2 t + 1 in rows 16 w + g (values 0, 1) and 16 w + g + 8 (2, 3).
+template <int Cols>
+class split_sums {
+ public:
+  static constexpr int width = Cols < 64 ? Cols : 64;  ///< of an instruction
+  static constexpr int widths = Cols / width;
+  float values[widths][width / 2] = {};
+
+  /// Adds the products of a slab. A tensor core cuts off what it adds, so it adds over the slab's depth only,
+  /// small terms first; the rest is done in fp32. `meanwhile` is called while tensor cores work.
+  template <bool AlongColumns, class Meanwhile>
+  __device__ void add_products(const std::uint32_t (&a)[split_steps][3][4], std::uint64_t b, int depth_bytes,
+                               int side_bytes, int part_bytes, const Meanwhile& meanwhile) {
+    float products[widths][width / 2];
+    begin_products();
+    // Terms of about one size of all steps, then larger ones.
+#pragma unroll
+    for (int n = 0; n < 6 * split_steps; ++n) {
+      const int term = n < 3 * split_steps ? n % 3 : n < 5 * split_steps ? 3 + (n - 3 * split_steps) % 2 : 5;
+      const int step = n < 3 * split_steps   ? n / 3
+                       : n < 5 * split_steps ? (n - 3 * split_steps) / 2
+                                             : n - 5 * split_steps;
+#pragma unroll
+      for (int i = 0; i < widths; ++i)
+        multiply<AlongColumns>(products[i], a[step][part_of_a(term)],
+                               advance(b, part_of_b(term) * part_bytes + step * split_step / 8 * depth_bytes +
+                                              i * width / 8 * side_bytes),
+                               n > 0);
+    }
+    end_products();
+    meanwhile();
+    wait_for_products();
+#pragma unroll
+    for (int step = 0; step < split_steps; ++step) {
+#pragma unroll
+      for (int part = 0; part < 3; ++part) keep(a[step][part]);
+    }
+#pragma unroll
+    for (int i = 0; i < widths; ++i) {
+      take_products(products[i]);
+#pragma unroll
+      for (int j = 0; j < width / 2; ++j) values[i][j] += products[i][j];
+    }
+  }
+
+ private:
+  // The terms, small ones first.
+  [[nodiscard]] __device__ static constexpr int part_of_a(int term) {
+    return term == 0 ? 2 : term == 2 || term == 3 ? 1 : 0;
+  }
+  [[nodiscard]] __device__ static constexpr int part_of_b(int term) {
+    return term == 1 ? 2 : term == 2 || term == 4 ? 1 : 0;
   }
 };
 
