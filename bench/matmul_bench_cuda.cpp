@@ -55,7 +55,7 @@ void measure_split(const product& work, const float* a, const float* b, float* c
   if (all_cuts) {
     std::printf(", \"cuts\": {");
     for (int tile = 0; tile < static_cast<int>(cuda::split_tiles.size()); ++tile) {
-      for (int parts = 1; parts <= cuda::split_max_parts; parts *= 2)
+      for (int parts = 1; parts <= cuda::split_max_parts; ++parts)
         std::printf("%s\"%d/%d\": %.2f", tile + parts == 1 ? "" : ", ", tile, parts, time({tile, parts}));
     }
     std::printf("}");

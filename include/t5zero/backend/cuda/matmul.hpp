@@ -1,5 +1,6 @@
-// Matrix products on the GPU through cuBLASLt. Row-major operands are its column-major ones transposed:
-// c = op(a) op(b) is computed as c^T = op(b)^T op(a)^T.
+// Matrix products on the GPU: through cuBLASLt, or for fp32 operands split_matmul where it is faster. To
+// cuBLASLt row-major operands are its column-major ones transposed: c = op(a) op(b) is computed as
+// c^T = op(b)^T op(a)^T.
 #pragma once
 
 #include <cublasLt.h>
@@ -13,6 +14,7 @@
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/split_matmul.hpp>
 
 namespace t5zero::cuda {
 
@@ -110,6 +112,37 @@ struct matmul_plan {
   return plans.emplace(key, make_plan(handle, problem, workspace_bytes)).first->second;
 }
 
+/// The product through cuBLASLt; matmul below has the contract.
+template <element A, element B, element C>
+void library_matmul(execution& execution, transpose transpose_a, matrix_view<const A> a,
+                    transpose transpose_b, matrix_view<const B> b, matrix_view<C> c, gradient_mode mode,
+                    float alpha) {
+  const bool ta = transpose_a == transpose::yes;
+  const bool tb = transpose_b == transpose::yes;
+  const matmul_problem problem{cuda_type<A>,
+                               cuda_type<B>,
+                               cuda_type<C>,
+                               ta,
+                               tb,
+                               mode == gradient_mode::accumulate,
+                               execution.allows_tf32() && std::same_as<A, float>,
+                               c.rows,
+                               c.cols,
+                               ta ? a.rows : a.cols,
+                               a.stride,
+                               b.stride,
+                               c.stride,
+                               alignment_of(a.data),
+                               alignment_of(b.data),
+                               alignment_of(c.data)};
+  const index_t workspace_bytes = std::min(execution.workspace_bytes(), matmul_workspace_bytes);
+  const matmul_plan& plan = find_plan(execution.cublas(), problem, workspace_bytes);
+  const float beta = mode == gradient_mode::accumulate ? 1.0F : 0.0F;
+  check(cublasLtMatmul(execution.cublas(), plan.operation, &alpha, b.data, plan.a, a.data, plan.b, &beta,
+                       c.data, plan.c, c.data, plan.c, &plan.algorithm, execution.workspace(workspace_bytes),
+                       static_cast<std::size_t>(workspace_bytes), execution.stream()));
+}
+
 }  // namespace detail
 
 /// c (+)= alpha op(a) op(b); fp32 accumulation. c may not overlap a or b. Throws contract_error where shapes
@@ -121,33 +154,17 @@ void matmul(execution& execution, transpose transpose_a, matrix_view<const A> a,
   static_assert(std::same_as<A, B>, "cuda::matmul: the library's operands have one element type");
   const bool ta = transpose_a == transpose::yes;
   const bool tb = transpose_b == transpose::yes;
-  const index_t depth = ta ? a.rows : a.cols;
-  require(
-      (ta ? a.cols : a.rows) == c.rows && (tb ? b.rows : b.cols) == c.cols && (tb ? b.cols : b.rows) == depth,
-      "cuda::matmul: the shapes do not agree");
+  require((ta ? a.cols : a.rows) == c.rows && (tb ? b.rows : b.cols) == c.cols &&
+              (tb ? b.cols : b.rows) == (ta ? a.rows : a.cols),
+          "cuda::matmul: the shapes do not agree");
   if (c.rows == 0 || c.cols == 0) return;
-  const detail::matmul_problem problem{detail::cuda_type<A>,
-                                       detail::cuda_type<B>,
-                                       detail::cuda_type<C>,
-                                       ta,
-                                       tb,
-                                       mode == gradient_mode::accumulate,
-                                       execution.allows_tf32() && std::same_as<A, float>,
-                                       c.rows,
-                                       c.cols,
-                                       depth,
-                                       a.stride,
-                                       b.stride,
-                                       c.stride,
-                                       detail::alignment_of(a.data),
-                                       detail::alignment_of(b.data),
-                                       detail::alignment_of(c.data)};
-  const index_t workspace_bytes = std::min(execution.workspace_bytes(), matmul_workspace_bytes);
-  const detail::matmul_plan& plan = detail::find_plan(execution.cublas(), problem, workspace_bytes);
-  const float beta = mode == gradient_mode::accumulate ? 1.0F : 0.0F;
-  check(cublasLtMatmul(execution.cublas(), plan.operation, &alpha, b.data, plan.a, a.data, plan.b, &beta,
-                       c.data, plan.c, c.data, plan.c, &plan.algorithm, execution.workspace(workspace_bytes),
-                       static_cast<std::size_t>(workspace_bytes), execution.stream()));
+  if constexpr (std::same_as<A, float> && std::same_as<C, float>) {
+    if (!execution.allows_tf32() && prefers_split_matmul(transpose_a, a, transpose_b, b, c)) {
+      split_matmul(execution, transpose_a, a, transpose_b, b, c, mode, alpha);
+      return;
+    }
+  }
+  detail::library_matmul<A, B, C>(execution, transpose_a, a, transpose_b, b, c, mode, alpha);
 }
 
 /// The same, to a gradient of an element type known at run time.

@@ -31,7 +31,7 @@ struct split_tile {
 
 /// The tiles that are compiled, small ones first.
 inline constexpr std::array<split_tile, 3> split_tiles{{{32, 500}, {64, 850}, {128, 1650}}};
-/// Blocks, a cluster, that divide the depth of a tile: 1, 2, 4 or 8.
+/// Blocks, a cluster, that divide the depth of a tile.
 inline constexpr int split_max_parts = 8;
 
 /// How a product is cut.
@@ -60,7 +60,7 @@ struct split_division {
   split_division best{};
   index_t best_cycles = 0;
   for (int i = 0; i < static_cast<int>(split_tiles.size()); ++i) {
-    for (int parts = 1; parts <= split_max_parts && parts <= slabs; parts *= 2) {
+    for (int parts = 1; parts <= split_max_parts && parts <= slabs; ++parts) {
       const index_t cycles = split_cycles(rows, cols, depth, {i, parts}, multiprocessors);
       if (best.tile >= 0 && cycles >= best_cycles) continue;
       best = {i, parts};
@@ -93,6 +93,16 @@ struct split_division {
 
 /// Does the GPU in use have split_matmul's instructions, and is this program compiled for it?
 [[nodiscard]] bool has_split_matmul();
+
+/// Is split_matmul faster than cuBLASLt's fp32 for this product, on a GPU that has it? Tiles of fewer rows
+/// are mostly padding.
+[[nodiscard]] inline bool prefers_split_matmul(transpose transpose_a, matrix_view<const float> a,
+                                               transpose transpose_b, matrix_view<const float> b,
+                                               matrix_view<float> c) {
+  constexpr index_t min_side = 64;
+  return c.rows >= min_side && c.cols >= min_side && takes_split_matmul(transpose_a, a, transpose_b, b, c) &&
+         has_split_matmul();
+}
 
 /// c (+)= alpha op(a) op(b), one launch, deterministic, no workspace. c may not overlap a or b. Throws
 /// contract_error where shapes do not agree or takes_split_matmul says no. `division`: how the product is

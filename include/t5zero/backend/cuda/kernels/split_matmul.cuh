@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
   __syncthreads();
 
   if (warpgroup == 2) {
-    if constexpr (Cols > 64) release_registers_to<88>();
+    release_registers_to<88>();
     split_cols<Cols, B> cols(problem.b, first_col, first, memory.col_slabs);
     const auto start_slab = [&](int slab) {
       if (slab < slabs) cols.start_slab(slab);
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
       }
     }
   } else {
-    if constexpr (Cols > 64) claim_registers_to<208>();
+    claim_registers_to<208>();
     split_sums<Cols> sums;
     if (warpgroup < warpgroups) {
       split_rows<A> rows(problem.a, first_row + warpgroup * split_rows<A>::rows, first,
@@ -140,47 +140,40 @@ __global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
         if (slab < slabs) rows.start_slab(slab);
         end_copy_group();
       };
-      // Where registers allow it the next slab is loaded while one is multiplied; beyond the last one what is
-      // loaded has no use. Else the other warpgroup multiplies meanwhile.
-      constexpr bool loads_ahead = Cols <= 64;
-      std::uint32_t even[split_steps][3][4];
-      std::uint32_t odd[split_steps][3][4];
-      const auto load = [&](int slab, std::uint32_t(&to)[split_steps][3][4]) {
+      using cols = split_cols<Cols, B>;
+      const auto wait_for_slab = [&](int slab) {
         wait_for_copy_groups<split_slabs_in_flight - 2>();
         synchronize_warpgroup(1 + warpgroup);  // the slab is there, and the one before is free
         start_slab(slab + split_slabs_in_flight - 1);
-#pragma unroll
-        for (int step = 0; step < split_steps; ++step) rows.load(slab, step, to[step]);
       };
-      const auto add_slab = [&](int slab, const std::uint32_t(&now)[split_steps][3][4],
-                                std::uint32_t(&next)[split_steps][3][4]) {
-        using cols = split_cols<Cols, B>;
-        const int place = slab % split_parts_in_flight;
-        wait_for(memory.filled + place, slab / split_parts_in_flight % 2);
-        sums.template add_products<B == operand_layout::rows>(
-            now,
-            warpgroup_operand(memory.parts + place * cols::parts_bytes, cols::depth_bytes, cols::side_bytes),
-            cols::depth_bytes, cols::side_bytes, cols::part_bytes, [&] {
-              if constexpr (loads_ahead) load(slab + 1, next);
-            });
-        if (threadIdx.x % warp_size == 0) arrive(memory.emptied + place);
-      };
+      // While a step is multiplied the next one is loaded and, where registers allow it, the one before is
+      // added up. Beyond the last slab what is loaded has no use.
+      constexpr int later = Cols <= 64 ? 1 : 0;
+      std::uint32_t a[2][3][4] = {};
+      split_products<Cols> products[later + 1];
 #pragma unroll
       for (int slab = 0; slab < split_slabs_in_flight - 1; ++slab) start_slab(slab);
-      if constexpr (loads_ahead) {
-        load(0, even);
+      wait_for_slab(0);
+      rows.load(0, 0, a[0]);
 #pragma unroll 1
-        for (int slab = 0; slab + 1 < slabs; slab += 2) {
-          add_slab(slab, even, odd);
-          add_slab(slab + 1, odd, even);
-        }
-        if (slabs % 2 > 0) add_slab(slabs - 1, even, odd);
-      } else {
-#pragma unroll 1
-        for (int slab = 0; slab < slabs; ++slab) {
-          load(slab, even);
-          add_slab(slab, even, odd);
-        }
+      for (int slab = 0; slab < slabs; ++slab) {
+        const int place = slab % split_parts_in_flight;
+        wait_for(memory.filled + place, slab / split_parts_in_flight % 2);
+        const std::uint64_t b =
+            warpgroup_operand(memory.parts + place * cols::parts_bytes, cols::depth_bytes, cols::side_bytes);
+        const auto start = [&](int step, split_products<Cols>& to) {
+          to.template start<cols, B == operand_layout::rows>(
+              a[step], advance(b, step * split_step / 8 * cols::depth_bytes));
+        };
+        start(0, products[0]);
+        rows.load(slab, 1, a[1]);
+        if constexpr (later == 0) products[0].template add_to<0>(sums, a[0]);
+        start(1, products[later]);
+        if constexpr (later > 0) products[0].template add_to<1>(sums, a[0]);
+        wait_for_slab(slab + 1);
+        rows.load(slab + 1, 0, a[0]);
+        products[later].template add_to<0>(sums, a[1]);
+        if (threadIdx.x % warp_size == 0) arrive(memory.emptied + place);
       }
     }
 
@@ -217,30 +210,32 @@ __global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
       }
       return;
     }
-    // Each block of the cluster adds up some warps' fragments; they lie where the slabs were.
+    // Each block of the cluster adds up some groups of all; they lie where the slabs were.
     auto* const exchange = reinterpret_cast<float4*>(dynamic_shared_memory());
-    const int share = split_multiplying_warps / problem.parts;
+    const int share = static_cast<int>(ceil_div(split_multiplying_warps * groups, problem.parts));
     arrive_at_cluster();
     wait_for_cluster();
     if (warpgroup < warpgroups) {
 #pragma unroll
-      for (int group = 0; group < groups; ++group)
-        store_to_peer(exchange + ((rank * share + warp % share) * groups + group) * warp_size + lane,
-                      warp / share, group_of(group));
+      for (int group = 0; group < groups; ++group) {
+        const int unit = warp * groups + group;
+        store_to_peer(exchange + (rank * share + unit % share) * warp_size + lane, unit / share,
+                      group_of(group));
+      }
     }
     arrive_at_cluster();
     wait_for_cluster();
-    if (rank * share >= 4 * warpgroups) return;
-    for (int i = warp; i < share * groups; i += split_multiplying_warps) {
+    const int end = min(share, 4 * warpgroups * groups - rank * share);
+    for (int i = warp; i < end; i += split_multiplying_warps) {
       float4 sum{0.0F, 0.0F, 0.0F, 0.0F};
       for (int from = 0; from < problem.parts; ++from) {
-        const float4 values = exchange[(from * share * groups + i) * warp_size + lane];
+        const float4 values = exchange[(from * share + i) * warp_size + lane];
         sum.x += values.x;
         sum.y += values.y;
         sum.z += values.z;
         sum.w += values.w;
       }
-      store(rank * share + i / groups, i % groups, sum);
+      store((rank * share + i) / groups, (rank * share + i) % groups, sum);
     }
   }
 #endif
@@ -275,7 +270,8 @@ void launch_split_matmul(execution& e, split_problem problem, split_division div
         split_parts_in_flight * split_cols<cols(), B>::parts_bytes +
         4 * split_slabs_in_flight * (split_cols<cols(), B>::slab_floats + 2 * split_rows<A>::slab_floats) +
         16 * split_parts_in_flight;
-    static_assert(shared_bytes >= index_t{4} * split_tile_rows * cols(), "room for the exchange");
+    static_assert(shared_bytes >= index_t{4} * (split_tile_rows + 8 * split_max_parts) * cols(),
+                  "room for the exchange");
     static_assert(shared_bytes <= split_shared_bytes);
     launch(e, split_matmul_kernel<cols(), A, B>,
            {.blocks = dim3(static_cast<unsigned>(blocks)),

@@ -232,57 +232,53 @@ class split_cols {
 /// Sums of 64 x Cols results of a warpgroup, as fragments: lane 4 g + t of warp w has, of each 8 columns,
 /// 2 t and 2 t + 1 in rows 16 w + g (values 0, 1) and 16 w + g + 8 (2, 3).
 template <int Cols>
-class split_sums {
- public:
+struct split_sums {
   static constexpr int width = Cols < 64 ? Cols : 64;  ///< of an instruction
   static constexpr int widths = Cols / width;
   float values[widths][width / 2] = {};
+};
 
-  /// Adds the products of a slab. A tensor core cuts off what it adds, so it adds over the slab's depth only,
-  /// small terms first; the rest is done in fp32. `meanwhile` is called while tensor cores work.
-  template <bool AlongColumns, class Meanwhile>
-  __device__ void add_products(const std::uint32_t (&a)[split_steps][3][4], std::uint64_t b, int depth_bytes,
-                               int side_bytes, int part_bytes, const Meanwhile& meanwhile) {
-    float products[widths][width / 2];
+/// The products of a step, on their way to sums. A tensor core cuts off what it adds, so it adds over a step
+/// only, small terms first; the rest is done in fp32.
+template <int Cols>
+class split_products {
+  using sums = split_sums<Cols>;
+
+ public:
+  /// Starts to compute a b, a group of its own; b's matrices are as split_cols leaves them.
+  template <class ColsOfB, bool AlongColumns>
+  __device__ void start(const std::uint32_t (&a)[3][4], std::uint64_t b) {
     begin_products();
-    // Terms of about one size of all steps, then larger ones.
 #pragma unroll
-    for (int n = 0; n < 6 * split_steps; ++n) {
-      const int term = n < 3 * split_steps ? n % 3 : n < 5 * split_steps ? 3 + (n - 3 * split_steps) % 2 : 5;
-      const int step = n < 3 * split_steps   ? n / 3
-                       : n < 5 * split_steps ? (n - 3 * split_steps) / 2
-                                             : n - 5 * split_steps;
+    for (int term = 0; term < 6; ++term) {
+      // Parts 2 0, 0 2, 1 1, 1 0, 0 1, 0 0.
+      const int part_of_a = term == 0 ? 2 : term == 2 || term == 3 ? 1 : 0;
+      const int part_of_b = term == 1 ? 2 : term == 2 || term == 4 ? 1 : 0;
 #pragma unroll
-      for (int i = 0; i < widths; ++i)
-        multiply<AlongColumns>(products[i], a[step][part_of_a(term)],
-                               advance(b, part_of_b(term) * part_bytes + step * split_step / 8 * depth_bytes +
-                                              i * width / 8 * side_bytes),
-                               n > 0);
+      for (int i = 0; i < sums::widths; ++i)
+        multiply<AlongColumns>(
+            values_[i], a[part_of_a],
+            advance(b, part_of_b * ColsOfB::part_bytes + i * sums::width / 8 * ColsOfB::side_bytes),
+            term > 0);
     }
     end_products();
-    meanwhile();
-    wait_for_products();
+  }
+  /// Adds them; `a` is what they were started with. All groups but the last `Later` are then done.
+  template <int Later>
+  __device__ void add_to(sums& to, const std::uint32_t (&a)[3][4]) {
+    wait_for_products<Later>();
 #pragma unroll
-    for (int step = 0; step < split_steps; ++step) {
+    for (int part = 0; part < 3; ++part) keep(a[part]);
 #pragma unroll
-      for (int part = 0; part < 3; ++part) keep(a[step][part]);
-    }
+    for (int i = 0; i < sums::widths; ++i) {
+      take_products(values_[i]);
 #pragma unroll
-    for (int i = 0; i < widths; ++i) {
-      take_products(products[i]);
-#pragma unroll
-      for (int j = 0; j < width / 2; ++j) values[i][j] += products[i][j];
+      for (int j = 0; j < sums::width / 2; ++j) to.values[i][j] += values_[i][j];
     }
   }
 
  private:
-  // The terms, small ones first.
-  [[nodiscard]] __device__ static constexpr int part_of_a(int term) {
-    return term == 0 ? 2 : term == 2 || term == 3 ? 1 : 0;
-  }
-  [[nodiscard]] __device__ static constexpr int part_of_b(int term) {
-    return term == 1 ? 2 : term == 2 || term == 4 ? 1 : 0;
-  }
+  float values_[sums::widths][sums::width / 2] = {};
 };
 
 }  // namespace t5zero::cuda::detail

@@ -61,10 +61,11 @@ __device__ inline void end_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 #endif
 }
-/// Until all of them are done; take_products then gives their sums.
-__device__ inline void wait_for_products() {
+/// Until all groups but the last `Later` are done; take_products then gives their sums.
+template <int Later>
+__device__ void wait_for_products() {
 #if T5ZERO_WARPGROUPS
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Later) : "memory");
 #endif
 }
 template <int Count>
