@@ -22,17 +22,24 @@ inline constexpr int split_parts_in_flight = 3;
 /// Shared memory that a block has at most.
 inline constexpr index_t split_shared_bytes = index_t{226} << 10;
 
-/// The part of a result that a block computes: as many rows always.
+/// The part of a result that a block computes, as many rows always, and what that takes, in nanoseconds as
+/// measured on an H200 (matmul_bench_cuda).
 inline constexpr index_t split_tile_rows = 128;
 struct split_tile {
   int cols = 0;
-  int slab_cycles = 0;  ///< that a slab takes a block, about
+  index_t start_ns = 0;     ///< until the first slab is there and split, and storing the result
+  index_t slab_ns = 0;      ///< a slab
+  index_t exchange_ns = 0;  ///< adding up what the blocks of a cluster have
 };
 
 /// The tiles that are compiled, small ones first.
-inline constexpr std::array<split_tile, 3> split_tiles{{{32, 500}, {64, 850}, {128, 1650}}};
-/// Blocks, a cluster, that divide the depth of a tile.
+inline constexpr std::array<split_tile, 3> split_tiles{
+    {{32, 2200, 582, 1150}, {64, 2650, 800, 1700}, {128, 5200, 1205, 1900}}};
+
+/// Blocks, a cluster, that divide the depth of a tile, and the percentage of multiprocessors that clusters of
+/// so many blocks find: each lies in one of the GPU's parts, whose sizes differ.
 inline constexpr int split_max_parts = 8;
+inline constexpr std::array<index_t, split_max_parts> split_cluster_share{100, 100, 93, 85, 85, 75, 70, 80};
 
 /// How a product is cut.
 struct split_division {
@@ -40,16 +47,17 @@ struct split_division {
   int parts = 1;
 };
 
-/// Cycles that a division takes, about: blocks take turns on the multiprocessors.
-[[nodiscard]] constexpr index_t split_cycles(index_t rows, index_t cols, index_t depth,
-                                             split_division division, int multiprocessors) {
-  constexpr index_t start_cycles = 2500;     // until the first slab is there and split
-  constexpr index_t exchange_cycles = 1500;  // the cluster's barriers
+/// Time that a division takes, about: tiles take turns on the multiprocessors.
+[[nodiscard]] constexpr index_t split_matmul_ns(index_t rows, index_t cols, index_t depth,
+                                                split_division division, int multiprocessors) {
+  constexpr index_t launch_ns = 400;
   const split_tile& tile = split_tiles[static_cast<std::size_t>(division.tile)];
+  const index_t share = split_cluster_share[static_cast<std::size_t>(division.parts - 1)];
+  const index_t at_once = std::max<index_t>(1, multiprocessors * share / 100 / division.parts);
+  const index_t turns = ceil_div(ceil_div(rows, split_tile_rows) * ceil_div(cols, tile.cols), at_once);
   const index_t slabs = ceil_div(std::max<index_t>(1, ceil_div(depth, split_slab)), division.parts);
-  const index_t blocks = ceil_div(rows, split_tile_rows) * ceil_div(cols, tile.cols) * division.parts;
-  return ceil_div(blocks, multiprocessors) * (start_cycles + slabs * tile.slab_cycles +
-                                              (division.parts > 1 ? exchange_cycles + 8 * tile.cols : 0));
+  const index_t slab_ns = rows > split_tile_rows / 2 ? tile.slab_ns : tile.slab_ns * 7 / 10;
+  return launch_ns + turns * (tile.start_ns + slabs * slab_ns + (division.parts > 1 ? tile.exchange_ns : 0));
 }
 
 /// The division that is done first. What the depth is divided into decides the order of a sum: results of
@@ -58,16 +66,29 @@ struct split_division {
                                                              int multiprocessors) {
   const index_t slabs = std::max<index_t>(1, ceil_div(depth, split_slab));
   split_division best{};
-  index_t best_cycles = 0;
+  index_t best_ns = 0;
   for (int i = 0; i < static_cast<int>(split_tiles.size()); ++i) {
     for (int parts = 1; parts <= split_max_parts && parts <= slabs; ++parts) {
-      const index_t cycles = split_cycles(rows, cols, depth, {i, parts}, multiprocessors);
-      if (best.tile >= 0 && cycles >= best_cycles) continue;
+      const index_t ns = split_matmul_ns(rows, cols, depth, {i, parts}, multiprocessors);
+      if (best.tile >= 0 && ns >= best_ns) continue;
       best = {i, parts};
-      best_cycles = cycles;
+      best_ns = ns;
     }
   }
   return best;
+}
+
+/// Is split_matmul faster than cuBLASLt's fp32? Of the library an H200 gave: 44 TFLOP/s over rows in steps of
+/// 64, and a start that grows with the depth. Fewer rows or columns were not measured.
+[[nodiscard]] constexpr bool split_matmul_is_faster(index_t rows, index_t cols, index_t depth,
+                                                    int multiprocessors) {
+  constexpr index_t flops_per_ns = 44000;
+  constexpr index_t min_side = 32;
+  if (std::min(rows, cols) < min_side) return false;
+  const index_t library_ns =
+      2500 + 7 * std::min<index_t>(depth, 512) + 2 * round_up(rows, 64) * cols * depth / flops_per_ns;
+  return split_matmul_ns(rows, cols, depth, choose_split_division(rows, cols, depth, multiprocessors),
+                         multiprocessors) < library_ns;
 }
 
 /// Which products split_matmul takes, of contiguous matrices: rows of memory are whole 16-byte quads. The
@@ -93,16 +114,10 @@ struct split_division {
 
 /// Does the GPU in use have split_matmul's instructions, and is this program compiled for it?
 [[nodiscard]] bool has_split_matmul();
-
-/// Is split_matmul faster than cuBLASLt's fp32 for this product, on a GPU that has it? Tiles of fewer rows
-/// are mostly padding.
-[[nodiscard]] inline bool prefers_split_matmul(transpose transpose_a, matrix_view<const float> a,
-                                               transpose transpose_b, matrix_view<const float> b,
-                                               matrix_view<float> c) {
-  constexpr index_t min_side = 64;
-  return c.rows >= min_side && c.cols >= min_side && takes_split_matmul(transpose_a, a, transpose_b, b, c) &&
-         has_split_matmul();
-}
+/// Does split_matmul take this product, on the GPU in use, and is it faster than cuBLASLt?
+[[nodiscard]] bool prefers_split_matmul(transpose transpose_a, matrix_view<const float> a,
+                                        transpose transpose_b, matrix_view<const float> b,
+                                        matrix_view<float> c);
 
 /// c (+)= alpha op(a) op(b), one launch, deterministic, no workspace. c may not overlap a or b. Throws
 /// contract_error where shapes do not agree or takes_split_matmul says no. `division`: how the product is
@@ -112,9 +127,10 @@ void split_matmul(execution& e, transpose transpose_a, matrix_view<const float> 
                   gradient_mode mode = gradient_mode::overwrite, float alpha = 1.0F,
                   split_division division = {});
 
-// 250 tokens of t5-small on an H100: the projections of attention divide their depth to use its 132
-// multiprocessors; the head need not.
-static_assert(choose_split_division(250, 512, 512, 132).parts >= 4 &&
-              choose_split_division(250, 32128, 512, 132).parts == 1);
+// 120 tokens of t5-small on an H200: the projections of attention divide their depth to use its 132
+// multiprocessors; the head need not. A generation's few rows are the library's.
+static_assert(choose_split_division(120, 512, 512, 132).parts >= 4 &&
+              choose_split_division(120, 32128, 512, 132).parts == 1 &&
+              split_matmul_is_faster(120, 512, 512, 132) && !split_matmul_is_faster(16, 512, 512, 132));
 
 }  // namespace t5zero::cuda

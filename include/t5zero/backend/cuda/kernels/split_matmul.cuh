@@ -3,7 +3,7 @@
 // A float is the sum of three bfloat16 x0 + x1 + x2 (8 bits each, the exponent's range is the same), so
 //   a b = a0 b0 + (a0 b1 + a1 b0) + (a1 b1 + a0 b2 + a2 b0) + ...,
 // and what is dropped is below 2^-24 of the product. Tensor cores cut off what they add, so they add over a
-// depth of 32 only, small terms first; those sums are added in fp32, rounded to nearest (Ootomo and Yokota
+// depth of 16 only, small terms first; those sums are added in fp32, rounded to nearest (Ootomo and Yokota
 // 2022, "Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical peak
 // performance", arXiv 2203.03341).
 //
@@ -287,6 +287,15 @@ void launch_split_matmul(execution& e, split_problem problem, split_division div
   return current_token_device().shared_bytes >= split_shared_bytes &&
          takes_warpgroups(
              attributes_of(split_matmul_kernel<cols, operand_layout::depth, operand_layout::depth>));
+}
+
+[[nodiscard]] inline bool prefers_split_matmul(transpose transpose_a, const matrix_view<const float>& a,
+                                               transpose transpose_b, const matrix_view<const float>& b,
+                                               const matrix_view<float>& c) {
+  const index_t depth = transpose_a == transpose::yes ? a.rows : a.cols;
+  return takes_split_matmul(transpose_a, a, transpose_b, b, c) &&
+         split_matmul_is_faster(c.rows, c.cols, depth, current_token_device().multiprocessors) &&
+         has_split_matmul();
 }
 
 /// split_matmul.hpp has the contract.
