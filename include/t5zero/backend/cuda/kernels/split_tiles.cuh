@@ -233,17 +233,13 @@ class split_cols {
 /// 2 t and 2 t + 1 in rows 16 w + g (values 0, 1) and 16 w + g + 8 (2, 3).
 template <int Cols>
 struct split_sums {
-  static constexpr int width = Cols < 64 ? Cols : 64;  ///< of an instruction
-  static constexpr int widths = Cols / width;
-  float values[widths][width / 2] = {};
+  float values[Cols / 2] = {};
 };
 
 /// The products of a step, on their way to sums. A tensor core cuts off what it adds, so it adds over a step
 /// only, small terms first; the rest is done in fp32.
 template <int Cols>
 class split_products {
-  using sums = split_sums<Cols>;
-
  public:
   /// Starts to compute a b, a group of its own; b's matrices are as split_cols leaves them.
   template <class ColsOfB, bool AlongColumns>
@@ -251,34 +247,26 @@ class split_products {
     begin_products();
 #pragma unroll
     for (int term = 0; term < 6; ++term) {
-      // Parts 2 0, 0 2, 1 1, 1 0, 0 1, 0 0.
-      const int part_of_a = term == 0 ? 2 : term == 2 || term == 3 ? 1 : 0;
-      const int part_of_b = term == 1 ? 2 : term == 2 || term == 4 ? 1 : 0;
-#pragma unroll
-      for (int i = 0; i < sums::widths; ++i)
-        multiply<AlongColumns>(
-            values_[i], a[part_of_a],
-            advance(b, part_of_b * ColsOfB::part_bytes + i * sums::width / 8 * ColsOfB::side_bytes),
-            term > 0);
+      // Parts 2 0, 1 1, 1 0, 0 2, 0 1, 0 0: a's registers change seldom.
+      const int part_of_a = term == 0 ? 2 : term < 3 ? 1 : 0;
+      const int part_of_b = term == 3 ? 2 : term == 1 || term == 4 ? 1 : 0;
+      multiply<AlongColumns>(values_, a[part_of_a], advance(b, part_of_b * ColsOfB::part_bytes), term > 0);
     }
     end_products();
   }
   /// Adds them; `a` is what they were started with. All groups but the last `Later` are then done.
   template <int Later>
-  __device__ void add_to(sums& to, const std::uint32_t (&a)[3][4]) {
+  __device__ void add_to(split_sums<Cols>& to, const std::uint32_t (&a)[3][4]) {
     wait_for_products<Later>();
 #pragma unroll
     for (int part = 0; part < 3; ++part) keep(a[part]);
+    take_products(values_);
 #pragma unroll
-    for (int i = 0; i < sums::widths; ++i) {
-      take_products(values_[i]);
-#pragma unroll
-      for (int j = 0; j < sums::width / 2; ++j) to.values[i][j] += values_[i][j];
-    }
+    for (int i = 0; i < Cols / 2; ++i) to.values[i] += values_[i];
   }
 
  private:
-  float values_[sums::widths][sums::width / 2] = {};
+  float values_[Cols / 2] = {};
 };
 
 }  // namespace t5zero::cuda::detail
