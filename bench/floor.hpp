@@ -1,5 +1,5 @@
-// The least time a training step may take: its bytes at the speed of copying, its products at the speed of
-// large ones, on GPUs where both were measured.
+// The least time that a training step, or a token, may take: its bytes at the speed of copying, its products
+// at the speed of large ones, on GPUs where both were measured.
 #pragma once
 
 #include <algorithm>
@@ -58,6 +58,21 @@ template <class Precision>
   const double passes =
       std::max(3.0 * parameters * width / of.copy, product_flops(shape, source_tokens, target_tokens) / rate);
   return (optimizer / of.copy + passes) * 1e3;
+}
+
+/// Milliseconds of one token of a generation: the decoder's weights and the head are read once for all rows.
+template <class Precision>
+[[nodiscard]] double token_floor(const ceilings& of, const t5zero::model_shape& shape) {
+  t5zero::index_t parameters = 0;
+  t5zero::for_each_parameter(shape, [&](const t5zero::parameter_row& row) {
+    const bool is_head = row.role == (shape.ties_embeddings ? t5zero::parameter_role::embedding
+                                                            : t5zero::parameter_role::lm_head);
+    const bool is_of_encoder_output =
+        row.role == t5zero::parameter_role::cross_k || row.role == t5zero::parameter_role::cross_v;
+    if (is_head || (row.stack == t5zero::parameter_stack::decoder && !is_of_encoder_output))
+      parameters += row.count();
+  });
+  return static_cast<double>(parameters) * sizeof(typename Precision::param_type) / of.copy * 1e3;
 }
 
 }  // namespace t5zero_bench

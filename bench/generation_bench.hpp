@@ -3,7 +3,7 @@
 //   generation_bench <train.jsonl> <spiece.model> <fp32|fp16|bf16> <batch> <beams> <tokens> [rounds]
 //   [threads]
 // One JSON line on stdout: milliseconds of one step of the whole batch (median, minimum over rounds; the
-// encoder's share included), planned bytes, peak resident bytes.
+// encoder's share included), its floor where the device's ceilings are known, planned bytes, bytes in use.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +20,9 @@
 #include <t5zero/data/translation_pairs.hpp>
 #include <t5zero/t5zero.hpp>
 
+#include "floor.hpp"
+#include "machine.hpp"
+
 namespace t5zero_bench {
 
 using t5zero::index_t;
@@ -29,10 +32,9 @@ struct generation_work {
   int threads = 1;
 };
 
-/// `used_bytes()`: memory that the process holds now, on the backend's device.
-template <class Precision, class Backend, class UsedBytes>
+template <class Precision, class Backend, measured_machine Machine>
 void measure_generation(const t5zero::tokenized_dataset& data, const generation_work& asked,
-                        const UsedBytes& used_bytes) {
+                        const Machine& machine) {
   using run = t5zero::run<t5zero::t5_small, t5zero::zero_0, Precision, Backend>;
   t5zero::generation_options generation;
   generation.num_beams = asked.beams;
@@ -49,7 +51,7 @@ void measure_generation(const t5zero::tokenized_dataset& data, const generation_
   std::vector<double> milliseconds;
   std::vector<index_t> examples(static_cast<std::size_t>(asked.batch));
   long long checksum = 0;
-  for (index_t round = 0; round < 2 * asked.rounds; ++round) {  // every shape is seen once before
+  for (index_t round = 0; round < 3 * asked.rounds; ++round) {  // every shape is seen twice before
     std::iota(examples.begin(), examples.end(),
               round % asked.rounds * asked.batch % (data.size() - asked.batch + 1));
     batch.fill(data, examples, 0);
@@ -57,24 +59,27 @@ void measure_generation(const t5zero::tokenized_dataset& data, const generation_
     const auto& result = trainer.generate(batch.view(), generation);
     const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
     for (const std::int32_t id : result.tokens(0)) checksum += id;
-    if (round >= asked.rounds) milliseconds.push_back(taken.count() / static_cast<double>(asked.tokens));
+    if (round >= 2 * asked.rounds) milliseconds.push_back(taken.count() / static_cast<double>(asked.tokens));
   }
   std::sort(milliseconds.begin(), milliseconds.end());
+  std::string floor = "null";
+  if (const auto known = ceilings_of(machine.name()))
+    floor = std::to_string(token_floor<Precision>(*known, t5zero::t5_small::shape));
   std::printf(
       "{\"work\": \"generate t5-small %s b%lld beams%lld\", \"backend\": \"%s\", \"ms_median\": %.4f, "
-      "\"ms_min\": %.4f, "
+      "\"ms_min\": %.4f, \"floor_ms\": %s, "
       "\"rounds\": %zu, \"tokens\": %lld, \"threads\": %d, \"checksum\": %lld, \"planned_bytes\": %lld, "
       "\"peak_bytes\": %lld}\n",
       std::string(Precision::name).c_str(), static_cast<long long>(asked.batch),
       static_cast<long long>(asked.beams), std::string(Backend::name).c_str(),
-      milliseconds[milliseconds.size() / 2], milliseconds.front(), milliseconds.size(),
+      milliseconds[milliseconds.size() / 2], milliseconds.front(), floor.c_str(), milliseconds.size(),
       static_cast<long long>(asked.tokens), asked.threads, checksum,
-      static_cast<long long>(trainer.plan().total_bytes), static_cast<long long>(used_bytes()));
+      static_cast<long long>(trainer.plan().total_bytes), static_cast<long long>(machine.used_bytes()));
 }
 
 /// Runs what the arguments ask for with this backend; the exit code.
-template <class Backend, class UsedBytes>
-int run_generation_bench(int argc, char** argv, const UsedBytes& used_bytes) {
+template <class Backend, measured_machine Machine>
+int run_generation_bench(int argc, char** argv, const Machine& machine) {
   if (argc < 7) {
     std::cerr << "usage: generation_bench <train.jsonl> <spiece.model> <fp32|fp16|bf16> <batch> <beams> "
                  "<tokens> [rounds] [threads]\n";
@@ -89,11 +94,11 @@ int run_generation_bench(int argc, char** argv, const UsedBytes& used_bytes) {
                                 argc > 7 ? std::atoll(argv[7]) : 4,
                                 argc > 8 ? std::atoi(argv[8]) : Backend::default_threads()};
     if (precision == "fp16")
-      measure_generation<t5zero::fp16, Backend>(data, asked, used_bytes);
+      measure_generation<t5zero::fp16, Backend>(data, asked, machine);
     else if (precision == "bf16")
-      measure_generation<t5zero::bf16, Backend>(data, asked, used_bytes);
+      measure_generation<t5zero::bf16, Backend>(data, asked, machine);
     else
-      measure_generation<t5zero::fp32, Backend>(data, asked, used_bytes);
+      measure_generation<t5zero::fp32, Backend>(data, asked, machine);
   } catch (const t5zero::error& e) {
     std::cerr << "generation_bench: " << e.what() << "\n";
     return e.exit_code();

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <concepts>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -21,6 +20,7 @@
 #include <t5zero/t5zero.hpp>
 
 #include "floor.hpp"
+#include "machine.hpp"
 
 namespace t5zero_bench {
 
@@ -32,13 +32,6 @@ struct step_work {
   index_t steps = 20;
   int threads = 1;
   std::string prefix = "translate English to Romanian: ";
-};
-
-/// The device that a step runs on: its name, and bytes of its memory that are taken now.
-template <class Machine>
-concept measured_machine = requires(const Machine& machine) {
-  { machine.name() } -> std::convertible_to<std::string>;
-  { machine.used_bytes() } -> std::convertible_to<index_t>;
 };
 
 template <class Run, measured_machine Machine>
@@ -54,8 +47,8 @@ void measure(const t5zero::tokenized_dataset& data, const step_work& work, const
   index_t source_tokens = 0;
   index_t target_tokens = 0;
   double loss = 0.0;
-  // Every shape is seen once before anything is timed: a graph is captured at its first use.
-  const index_t warm_up = work.steps;
+  // Every shape is seen twice before anything is timed: a graph is captured at its second use.
+  const index_t warm_up = 2 * work.steps;
   auto last = std::chrono::steady_clock::now();
   const auto read_result = [&] {
     loss = trainer.next_result().losses.front();

@@ -80,6 +80,7 @@ struct device_options {
   int threads = 1;           ///< of the CPU
   int ordinal = 0;           ///< of the GPU, as CUDA counts the visible ones
   bool allows_tf32 = false;  ///< may matmuls round fp32 operands to TF32?
+  bool uses_graphs = true;   ///< may a GPU's steps be captured and replayed?
 };
 
 /// Side streams of an execution, by the work that runs on them: gradients of weights, which nothing waits for

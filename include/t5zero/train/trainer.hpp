@@ -48,6 +48,7 @@ struct trainer_options {
   std::uint32_t seed = 42;            ///< of dropout
   index_t gradient_accumulation = 1;  ///< micro-batches of an update
   int threads = 1;
+  bool uses_graphs = true;  ///< a GPU's steps as graphs: the same bits, fewer launches of the host
   bool recomputes_activations = false;  ///< gradient checkpointing: the same bits, less memory, more time
   bool trains = true;  ///< false: no gradients, no optimizer state; only `evaluate` may be called
   batch_shape evaluation_batch{.batch = 0};  ///< bounds evaluation's batches; batch 0: as in training
@@ -96,7 +97,9 @@ class trainer {
         largest_(largest),
         largest_evaluation_(options.evaluation_batch.batch > 0 ? options.evaluation_batch : largest),
         plan_(Run::plan(shape_, largest_, plan_options_of(options_))),
-        device_({.threads = options.threads, .allows_tf32 = Run::precision::allows_tf32}),
+        device_({.threads = options.threads,
+                 .allows_tf32 = Run::precision::allows_tf32,
+                 .uses_graphs = options.uses_graphs}),
         arena_(plan_.total_bytes),
         host_arena_(plan_.host_bytes),
         staging_(arena_.template at<std::byte>(plan_.batch),

@@ -20,6 +20,7 @@ class device {
  public:
   /// Throws device_error.
   explicit device(const device_options& options) {
+    uses_graphs_ = options.uses_graphs;
     check(cudaSetDevice(options.ordinal));
     // The driver keeps a call stack for each thread that the GPU can hold, by default 1 KB: 264 MB on an
     // H200. It makes room for a kernel that needs one when it is launched; none here does.
@@ -68,10 +69,11 @@ class device {
     }
   }
 
-  /// Submits what a step of this kind and padded shape submits; captured the first time, replayed from then
-  /// on.
+  /// Submits what a step of this kind and padded shape submits; captured when it comes again, replayed from
+  /// then on.
   template <class Submit>
   void replay(step_kind kind, const batch_view& batch, const Submit& submit) {
+    if (!uses_graphs_) return submit();
     graphs_.replay(main(), kind, batch, submit);
   }
 
@@ -82,6 +84,7 @@ class device {
   void wait() { check(cudaStreamSynchronize(executions_[0].stream_)); }
 
  private:
+  bool uses_graphs_ = true;
   cublasLtHandle_t cublas_ = nullptr;
   std::array<cudaEvent_t, static_cast<std::size_t>(max_updates_in_flight)> marks_{};
   step_graphs graphs_;
