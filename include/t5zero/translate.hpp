@@ -11,10 +11,10 @@
 #include <system_error>
 #include <vector>
 
+#include <t5zero/cli/find_model.hpp>
 #include <t5zero/cli/options.hpp>
 #include <t5zero/cli/program.hpp>
 #include <t5zero/cli/translate_options.hpp>
-#include <t5zero/cli/translation_setup.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/data/batcher.hpp>
 #include <t5zero/data/decoded_text.hpp>
@@ -98,7 +98,7 @@ class line_translator {
   index_t cut_ = 0;
 };
 
-/// The options of translation_setup that translate has.
+/// The options of find_model that translate has.
 [[nodiscard]] inline options setup_options(const translate_options& chosen) {
   options setup;
   setup.model_name_or_path = chosen.model_name_or_path;

@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include <t5zero/cli/cache_of.hpp>
 #include <t5zero/cli/options.hpp>
 #include <t5zero/cli/parse_options.hpp>
 #include <t5zero/cli/program.hpp>
@@ -46,8 +47,7 @@ inline std::string model_name(const options& chosen, std::span<const compiled_ru
     for (const compiled_run& run : runs)
       if (run.model == name) return name;
   }
-  const hub_cache cache = chosen.cache_dir ? hub_cache{*chosen.cache_dir} : hub_cache::from_environment();
-  const auto directory = resolve(hub_kind::model, name, chosen.model_revision, cache, flag);
+  const auto directory = resolve(hub_kind::model, name, chosen.model_revision, cache_of(chosen), flag);
   const model_config config = read_model_config(directory / "config.json");
   for (const compiled_run& run : runs)
     if (differences(config.shape, *run.shape).empty()) return std::string(run.model);

@@ -19,6 +19,7 @@
 #include <t5zero/io/model_directory.hpp>
 #include <t5zero/io/weights.hpp>
 #include <t5zero/plan/parameter_table.hpp>
+#include <t5zero/train/data_fingerprint.hpp>
 #include <t5zero/train/loop_state.hpp>
 #include <t5zero/train/model_saving.hpp>
 #include <t5zero/train/python_repr.hpp>

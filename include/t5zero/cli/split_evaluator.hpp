@@ -5,9 +5,11 @@
 #include <iostream>
 #include <string>
 
+#include <t5zero/cli/bar_mode.hpp>
+#include <t5zero/cli/find_model.hpp>
 #include <t5zero/cli/generation_choice.hpp>
+#include <t5zero/cli/label_padding.hpp>
 #include <t5zero/cli/options.hpp>
-#include <t5zero/cli/translation_setup.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/data/batcher.hpp>
 #include <t5zero/data/tokenizer.hpp>

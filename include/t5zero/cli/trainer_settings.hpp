@@ -6,8 +6,8 @@
 #include <string>
 
 #include <t5zero/cli/generation_choice.hpp>
+#include <t5zero/cli/label_padding.hpp>
 #include <t5zero/cli/options.hpp>
-#include <t5zero/cli/translation_setup.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/batch_shape.hpp>

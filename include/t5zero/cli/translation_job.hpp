@@ -13,10 +13,13 @@
 #include <utility>
 #include <vector>
 
+#include <t5zero/cli/bar_mode.hpp>
 #include <t5zero/cli/capacity_checks.hpp>
+#include <t5zero/cli/check_output_directory.hpp>
 #include <t5zero/cli/ds_overrides.hpp>
 #include <t5zero/cli/generation_choice.hpp>
 #include <t5zero/cli/job_inputs.hpp>
+#include <t5zero/cli/label_padding.hpp>
 #include <t5zero/cli/lr_schedule_options.hpp>
 #include <t5zero/cli/options.hpp>
 #include <t5zero/cli/result_files.hpp>
@@ -27,7 +30,6 @@
 #include <t5zero/cli/run_tracker.hpp>
 #include <t5zero/cli/split_evaluator.hpp>
 #include <t5zero/cli/trainer_settings.hpp>
-#include <t5zero/cli/translation_setup.hpp>
 #include <t5zero/io/directory_lock.hpp>
 #include <t5zero/optim/lr_schedule.hpp>
 #include <t5zero/train/evaluator.hpp>

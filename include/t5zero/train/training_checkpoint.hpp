@@ -5,11 +5,8 @@
 // the run, and every checkpoint holds all of them.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
-#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -25,145 +22,20 @@
 #include <t5zero/io/atomic_save.hpp>
 #include <t5zero/io/safetensors.hpp>
 #include <t5zero/io/strict_json.hpp>
+#include <t5zero/train/checkpoint_history.hpp>
+#include <t5zero/train/data_fingerprint.hpp>
 #include <t5zero/train/loop_state.hpp>
+#include <t5zero/train/manifest_reader.hpp>
 #include <t5zero/train/model_saving.hpp>
 #include <t5zero/train/trainer.hpp>
 
 namespace t5zero {
-
-/// What must be the same for a run to go on: the order of the examples depends on it.
-struct data_fingerprint {
-  index_t examples = 0;
-  index_t batch_size = 0;
-  index_t gradient_accumulation = 0;
-  std::uint32_t order_seed = 0;
-  bool drops_last = false;
-  bool groups_by_length = false;
-
-  [[nodiscard]] index_t batches_per_epoch() const {
-    return drops_last ? examples / batch_size : ceil_div(examples, batch_size);
-  }
-};
 
 namespace detail {
 
 inline constexpr const char* manifest_file = "t5zero_checkpoint.json";
 inline constexpr const char* state_file = "t5zero_state.safetensors";
 inline constexpr index_t checkpoint_version = 2;
-/// Tensor of the state file: [updates, update_columns], the records of the updates as floats.
-inline constexpr const char* updates_tensor = "history/updates/0";
-inline constexpr index_t update_columns = 8;
-
-/// JSON has no NaN or infinity.
-[[nodiscard]] inline nlohmann::json exact_number(double value) {
-  if (std::isfinite(value)) return value;
-  return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
-}
-
-/// A manifest that is read key by key; a missing or mistyped key names the file.
-class manifest_reader {
- public:
-  manifest_reader(nlohmann::json json, std::string file) : json_(std::move(json)), file_(std::move(file)) {}
-
-  [[nodiscard]] manifest_reader at(const char* key) const { return {value(key), file_}; }
-  [[nodiscard]] bool has(const char* key) const {
-    return json_.is_object() && json_.contains(key) && !json_[key].is_null();
-  }
-  [[nodiscard]] double number(const char* key) const {
-    const nlohmann::json& found = value(key);
-    if (found.is_number()) return found.get<double>();
-    if (found == "nan") return std::numeric_limits<double>::quiet_NaN();
-    if (found == "inf") return std::numeric_limits<double>::infinity();
-    if (found == "-inf") return -std::numeric_limits<double>::infinity();
-    damaged(key, "is no number");
-  }
-  [[nodiscard]] index_t integer(const char* key, index_t least = 0) const {
-    const nlohmann::json& found = value(key);
-    if (!found.is_number_integer() || found.get<std::int64_t>() < least) damaged(key, "is no count");
-    return found.get<index_t>();
-  }
-  [[nodiscard]] std::uint64_t unsigned_integer(const char* key) const {
-    if (!value(key).is_number_unsigned()) damaged(key, "is no count");
-    return value(key).get<std::uint64_t>();
-  }
-  [[nodiscard]] bool boolean(const char* key) const {
-    if (!value(key).is_boolean()) damaged(key, "is neither true nor false");
-    return value(key).get<bool>();
-  }
-  [[nodiscard]] std::string text(const char* key) const {
-    if (!value(key).is_string()) damaged(key, "is no text");
-    return value(key).get<std::string>();
-  }
-  [[nodiscard]] const nlohmann::json& array(const char* key) const {
-    if (!value(key).is_array()) damaged(key, "is no array");
-    return value(key);
-  }
-  [[noreturn]] void damaged(const char* key, const char* what) const {
-    throw input_error(file_ + ": \"" + key + "\" " + what + "; the checkpoint is damaged");
-  }
-
- private:
-  [[nodiscard]] const nlohmann::json& value(const char* key) const {
-    if (!json_.is_object() || !json_.contains(key)) damaged(key, "is missing");
-    return json_[key];
-  }
-
-  nlohmann::json json_;
-  std::string file_;
-};
-
-[[nodiscard]] inline nlohmann::json to_json(const log_history& history) {
-  nlohmann::json entries = nlohmann::json::array();
-  for (const log_entry& entry : history.entries) {
-    nlohmann::json values = nlohmann::json::array();
-    for (const auto& [key, value] : entry.values) values.push_back({key, exact_number(value)});
-    entries.push_back({{"step", entry.step}, {"epoch", entry.epoch}, {"values", values}});
-  }
-  return {{"entries", entries}};
-}
-
-/// The records as floats: they are only drawn.
-[[nodiscard]] inline std::vector<float> floats_of(const std::vector<update_record>& updates) {
-  std::vector<float> values;
-  values.reserve(updates.size() * static_cast<std::size_t>(update_columns));
-  for (const update_record& u : updates) {
-    for (const double value : {static_cast<double>(u.step), u.loss, u.grad_norm, u.learning_rate,
-                               u.loss_scale, u.seconds, static_cast<double>(u.tokens), u.skipped ? 1.0 : 0.0})
-      values.push_back(static_cast<float>(value));
-  }
-  return values;
-}
-[[nodiscard]] inline std::vector<update_record> updates_of(const std::vector<float>& values) {
-  std::vector<update_record> updates;
-  updates.reserve(values.size() / static_cast<std::size_t>(update_columns));
-  for (auto v = values.begin(); v != values.end(); v += update_columns)
-    updates.push_back({std::llround(v[0]), v[1], v[2], v[3], v[4], v[5], std::llround(v[6]), v[7] != 0.0F});
-  return updates;
-}
-
-[[nodiscard]] inline double number_of(const nlohmann::json& value) {
-  if (value.is_number()) return value.get<double>();
-  return value == "inf"    ? std::numeric_limits<double>::infinity()
-         : value == "-inf" ? -std::numeric_limits<double>::infinity()
-                           : std::numeric_limits<double>::quiet_NaN();
-}
-
-[[nodiscard]] inline log_history history_of(const manifest_reader& manifest) {
-  log_history history;
-  try {
-    for (const nlohmann::json& entry : manifest.array("entries")) {
-      log_entry read;
-      read.step = entry.at("step").get<index_t>();
-      read.epoch = entry.at("epoch").get<double>();
-      for (const nlohmann::json& pair : entry.at("values"))
-        read.values.emplace_back(pair.at(0).get<std::string>(), number_of(pair.at(1)));
-      history.entries.push_back(std::move(read));
-    }
-  } catch (const nlohmann::json::exception&) {
-    manifest.damaged("entries", "cannot be read");
-  }
-  return history;
-}
 
 [[nodiscard]] inline const char* optimizer_name(optimizer_kind kind) {
   return kind == optimizer_kind::adamw ? "adamw" : "adafactor";

@@ -1,0 +1,62 @@
+// A run's tokenizer, and the embedding rows that it needs.
+#pragma once
+
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include <t5zero/cli/find_model.hpp>
+#include <t5zero/cli/options.hpp>
+#include <t5zero/core/error.hpp>
+#include <t5zero/core/integers.hpp>
+#include <t5zero/data/tokenizer.hpp>
+#include <t5zero/data/train_sentencepiece.hpp>
+#include <t5zero/data/translation_pairs.hpp>
+
+namespace t5zero::cli {
+
+/// The tokenizer of the model, or one trained on the pairs.
+[[nodiscard]] inline tokenizer make_tokenizer(const model_files& files, const std::vector<text_pair>& pairs,
+                                              const std::string& source_prefix) {
+  if (files.tokenizer_file) return tokenizer::from_file(*files.tokenizer_file);
+  std::vector<std::string> texts;
+  for (const text_pair& pair : pairs) {
+    texts.push_back(source_prefix + pair.source);
+    texts.push_back(pair.target);
+  }
+  return {train_sentencepiece(texts, 32000), "the SentencePiece model trained on the given text"};
+}
+
+/// The tokenizer that `files` name, or one trained on `pairs`, which is said.
+[[nodiscard]] inline tokenizer find_or_train_tokenizer(const options& chosen, const model_files& files,
+                                                       const std::vector<text_pair>& pairs) {
+  const bool trains = !files.tokenizer_file;
+  if (trains && pairs.empty()) {
+    throw input_error(
+        "--from_scratch without --do_train has no text to train a tokenizer on: give --tokenizer_name");
+  }
+  tokenizer text = make_tokenizer(files, pairs, chosen.source_prefix.value_or(""));
+  if (trains) {
+    std::cerr << "Tokenizer: " << text.vocab_size() - tokenizer::n_extra_ids
+              << " pieces, trained on the source and target sentences of " << pairs.size()
+              << " pairs; --tokenizer_name names another\n";
+  }
+  return text;
+}
+
+/// The embedding rows of a model that begins anew follow its tokenizer; others must have enough. A
+/// config.json's number stays where it is enough. own_tokenizer: trained for this run.
+inline void fit_vocabulary(const options& chosen, model_files& files, index_t ids, bool own_tokenizer) {
+  model_shape& shape = files.config.shape;
+  const bool follows = own_tokenizer || (chosen.from_scratch && files.config.json.empty());
+  // Rounded up as the published one is (32100 to 32128).
+  if (follows || (chosen.from_scratch && ids > shape.vocab_size)) shape.vocab_size = round_up(ids, 64);
+  if (ids <= shape.vocab_size) return;
+  const std::string flag = chosen.tokenizer_name ? "--tokenizer_name " + *chosen.tokenizer_name + ": " : "";
+  throw input_error(flag + files.tokenizer_file->string() + " has " + std::to_string(ids) + " ids, " +
+                    files.source + " " + std::to_string(shape.vocab_size) +
+                    " embedding rows: they do not belong together; give the model's own tokenizer" +
+                    (chosen.tokenizer_name ? ", which is found without the flag" : ""));
+}
+
+}  // namespace t5zero::cli
