@@ -93,7 +93,7 @@ TEST_CASE("trainer_state.json is sorted JSON with Python's numbers", "[train]") 
   state.history = history_of(1);
   t5zero::trainer_state_facts facts;
   facts.max_steps = 10;
-  facts.best_model_checkpoint = "out/checkpoint-1";
+  state.best_saved = t5zero::best_checkpoint{*state.best, "out/checkpoint-1"};
   const std::string text = t5zero::trainer_state_json(state, facts);
   CHECK(text.ends_with("}\n"));
   CHECK_THAT(text, contains_text("\"total_flos\": 1000000000000.0,"));
@@ -102,6 +102,9 @@ TEST_CASE("trainer_state.json is sorted JSON with Python's numbers", "[train]") 
   CHECK(read["global_step"] == 7);
   CHECK(read["best_metric"] == 2.5);
   CHECK(read["best_model_checkpoint"] == "out/checkpoint-1");
+  state.best_saved->directory = "caf\xe9/checkpoint-1";  // not UTF-8
+  CHECK(nlohmann::json::parse(t5zero::trainer_state_json(state, facts))["best_model_checkpoint"] ==
+        "caf\xef\xbf\xbd/checkpoint-1");
   CHECK(read["log_history"].size() == 2);
   CHECK(read["log_history"][1]["eval_bleu"] == 12.34567);
   CHECK(read["trial_name"].is_null());

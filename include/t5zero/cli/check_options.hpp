@@ -39,8 +39,12 @@ inline void check_evaluation(const options& chosen) {
     throw input_error(
         "--eval_strategy steps needs an interval, and --logging_steps 0 would be it; give --eval_steps");
   }
+  if (chosen.eval_on_start && chosen.do_train && !chosen.do_eval &&
+      chosen.eval_strategy == interval_strategy::no) {
+    throw input_error("--eval_on_start requires an evaluation dataset: give --do_eval or --eval_strategy");
+  }
   const bool chooses = chosen.load_best_model_at_end || chosen.save_strategy == interval_strategy::best;
-  if (!chooses && !chosen.metric_for_best_model) return;
+  if (!chosen.chooses_best()) return;
   const std::string metric = chosen.best_metric();
   constexpr std::array<std::string_view, 3> known = {"loss", "bleu", "gen_len"};
   if (std::find(known.begin(), known.end(), metric) == known.end()) {

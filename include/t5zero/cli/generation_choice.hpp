@@ -35,9 +35,8 @@ enum class evaluation_time : std::uint8_t { during_training, at_end };
 /// Whether the run generates then.
 [[nodiscard]] inline bool generates(const options& chosen, evaluation_time when) {
   if (!chosen.predict_with_generate) return false;
-  return when == evaluation_time::at_end
-             ? chosen.do_eval || chosen.do_predict
-             : chosen.do_train && chosen.do_eval && chosen.eval_strategy != interval_strategy::no;
+  return when == evaluation_time::at_end ? chosen.do_eval || chosen.do_predict
+                                         : chosen.do_eval && chosen.evaluates_during_training();
 }
 
 /// Refuses, before anything is trained, what a generation would refuse. model_source: where `model` comes
@@ -73,7 +72,7 @@ inline void check_generations(const options& chosen, const generation_config& mo
                                                         index_t vocab_size) {
   if (!chosen.predict_with_generate || (!chosen.do_eval && !chosen.do_predict)) return {};
   generation_shape bounds = choose_generation(chosen, model, evaluation_time::at_end).shape(vocab_size);
-  if (chosen.do_train && chosen.eval_strategy != interval_strategy::no) {
+  if (chosen.evaluates_during_training()) {
     const generation_shape other =
         choose_generation(chosen, model, evaluation_time::during_training).shape(vocab_size);
     bounds.num_beams = std::max(bounds.num_beams, other.num_beams);

@@ -112,6 +112,14 @@ struct options {
     return (" " + report_to + " ").find(" tensorboard ") != std::string::npos || report_to == "all";
   }
   [[nodiscard]] bool uses_adafactor() const { return adafactor || optim == "adafactor"; }
+  [[nodiscard]] bool evaluates_during_training() const {
+    return do_train && (eval_strategy != interval_strategy::no || eval_on_start);
+  }
+  /// Whether a best evaluation is looked for.
+  [[nodiscard]] bool chooses_best() const {
+    return load_best_model_at_end || save_strategy == interval_strategy::best ||
+           metric_for_best_model.has_value();
+  }
   /// What decides which evaluation is the best, without "eval_".
   [[nodiscard]] std::string best_metric() const {
     std::string name = metric_for_best_model.value_or("loss");

@@ -159,7 +159,8 @@ class run_marker {
   }
   if (chosen.resume_from_checkpoint) {
     const fs::path named = *chosen.resume_from_checkpoint;
-    if (fs::is_directory(named, ignored)) return named;
+    // Without the slash of "checkpoint-500/": the directory above is then the parent.
+    if (fs::is_directory(named, ignored)) return named.has_filename() ? named : named.parent_path();
     const std::vector<checkpoint_directory> there = find_checkpoints(output);
     throw input_error("--resume_from_checkpoint: Can't find a valid checkpoint at " + named.string() +
                       (fs::exists(named, ignored) ? ", which is a file" : ", which does not exist") +

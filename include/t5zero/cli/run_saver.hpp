@@ -66,6 +66,7 @@ class run_saver {
 
   /// Called before the first update. resumed, step: the checkpoint that the run goes on from, if it does.
   void begin(const loop_options& how, const std::optional<std::filesystem::path>& resumed, index_t step) {
+    if (resumed) resumed_ = checkpoint_directory{step, *resumed};
     facts_.logging_steps = how.log_every;
     facts_.eval_steps = how.evaluate_every;
     facts_.save_steps = how.save_every;
@@ -79,10 +80,17 @@ class run_saver {
     }
   }
 
+  /// Called when an evaluation is the best so far. One that a resumed run makes up for is of weights that lie
+  /// in a checkpoint already.
+  void note_best(loop_state& state) const {
+    if (resumed_ && resumed_->step == state.global_step) state.best_saved = {*state.best, resumed_->path};
+  }
+
   /// Writes checkpoint-<step> and removes what save_total_limit leaves no room for. A run that stops saves
   /// all that it needs to go on, also under --save_only_model.
-  void save_checkpoint(const loop_state& state, save_reason reason) {
-    if (state.best) facts_.best_model_checkpoint = checkpoint_of(state.best->step).string();
+  void save_checkpoint(loop_state& state, save_reason reason) {
+    if (state.best && state.best->step == state.global_step)
+      state.best_saved = {*state.best, checkpoint_of(state.global_step)};
     t5zero::save_checkpoint(output(), state.global_step, [&](atomic_save& save) {
       add_model(save);
       if (!chosen_->save_only_model || reason == save_reason::stopping) {
@@ -94,7 +102,8 @@ class run_saver {
     steps_of_other_runs_.erase(state.global_step);
     if (!chosen_->save_total_limit) return;
     std::set<index_t> kept = {state.global_step};
-    if (chosen_->load_best_model_at_end && state.best) kept.insert(state.best->step);
+    if (state.best_saved && lies_in_output(state.best_saved->directory))
+      kept.insert(state.best_saved->of.step);
     // What a run that diverged can go on from.
     if (const auto sound = last_sound_checkpoint(state)) kept.insert(sound->step);
     prune_checkpoints(output(), *chosen_->save_total_limit, kept, steps_of_other_runs_);
@@ -103,7 +112,7 @@ class run_saver {
   /// Saves the model that training ends with, after --load_best_model_at_end the best. result: of the
   /// updates; null: there were none. keeps_log: leaves a trainer_state.json that is there.
   void save_model(const loop_state& state, const metrics* result, bool keeps_log = false) {
-    if (chosen_->load_best_model_at_end && state.best) load_checkpoint_weights(*state.best);
+    if (chosen_->load_best_model_at_end) load_best_weights(state);
     facts_.training_is_over = true;
     atomic_save save(output());
     add_model(save);
@@ -118,7 +127,7 @@ class run_saver {
   /// Says, where it is so, that the model that was saved is of no use.
   void warn_of_divergence(const loop_state& state) const {
     const bool is_best =
-        chosen_->load_best_model_at_end && state.best && state.best->step < state.diverged_at;
+        chosen_->load_best_model_at_end && state.best_saved && state.best_saved->of.step < state.diverged_at;
     if (state.diverged_at == 0 || is_best) return;
     const auto sound = last_sound_checkpoint(state);
     std::cerr << "warning: the gradients of update " << state.diverged_at << " of " << state.global_step
@@ -156,15 +165,20 @@ class run_saver {
     return last;
   }
 
-  void load_checkpoint_weights(const best_evaluation& best) {
-    const std::filesystem::path directory = checkpoint_of(best.step);
+  void load_best_weights(const loop_state& state) {
+    if (!state.best_saved) {
+      std::cerr << "warning: --load_best_model_at_end: no evaluation that was the best so far has a "
+                   "checkpoint: the last weights are saved\n";
+      return;
+    }
+    const std::filesystem::path& directory = state.best_saved->directory;
     if (!std::filesystem::exists(directory)) {
       std::cerr << "warning: the best checkpoint, " << directory.string()
                 << ", is not there: the last weights are saved\n";
       return;
     }
-    std::cerr << "Loading best model from " << directory.string() << " (score: " << python_repr(best.metric)
-              << ").\n";
+    std::cerr << "Loading best model from " << directory.string()
+              << " (score: " << python_repr(state.best_saved->of.metric) << ").\n";
     const tensor_archive archive = tensor_archive::open_model(directory);
     const stored_weights weights(archive, trainer_->parameters(), directory.string());
     trainer_->load([&](const parameter_row& row, float* to) { weights.of(row).read(to); });
@@ -175,7 +189,8 @@ class run_saver {
   trainer<Run>* trainer_;
   bool saves_16_bit_;
   trainer_state_facts facts_;
-  std::set<index_t> steps_of_other_runs_;  ///< whose checkpoints lie in the output directory
+  std::optional<checkpoint_directory> resumed_;  ///< where the run went on from, if it did
+  std::set<index_t> steps_of_other_runs_;        ///< whose checkpoints lie in the output directory
 };
 
 }  // namespace t5zero::cli

@@ -101,7 +101,7 @@ template <class Backend>
   how.evaluating = chosen.eval_strategy;
   how.evaluate_every = updates(chosen.eval_steps.value_or(chosen.logging_steps));
   how.evaluation_delay = chosen.eval_delay;
-  how.evaluates_on_start = chosen.eval_on_start && chosen.eval_strategy != interval_strategy::no;
+  how.evaluates_on_start = chosen.eval_on_start;
   how.saving = chosen.save_strategy;
   how.save_every = updates(chosen.save_steps);
   return how;

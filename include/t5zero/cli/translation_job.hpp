@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -206,8 +207,10 @@ class translation_job {
 
     loop_events events;
     events.learning_rate = [this](index_t applied) { return learning_rate(applied); };
-    events.evaluate = [this](loop_state& at, progress_bar& bar) { return evaluate_during_training(at, bar); };
-    events.save = [this](const loop_state& at, save_reason reason) { saver_->save_checkpoint(at, reason); };
+    events.evaluate = [this](loop_state& at, progress_bar& bar, evaluation_moment moment) {
+      return evaluate_during_training(at, bar, moment);
+    };
+    events.save = [this](loop_state& at, save_reason reason) { saver_->save_checkpoint(at, reason); };
     events.logged = [this](const log_entry& entry) { tracker_.track(entry); };
     tracker_.start(chosen_);
     const stop_signal listens;
@@ -304,8 +307,9 @@ class translation_job {
 
   [[nodiscard]] split_evaluator<Run> evaluator() const { return {chosen_, in_->files, in_->text, *trainer_}; }
 
-  /// An evaluation between two updates.
-  evaluation_outcome evaluate_during_training(loop_state& state, progress_bar& bar) {
+  /// An evaluation before the first update or between two.
+  evaluation_outcome evaluate_during_training(loop_state& state, progress_bar& bar,
+                                              evaluation_moment moment) {
     const evaluation_result result = evaluator().during_training(*in_->validation_data);
     if (result.ended_by_signal) {
       bar.print_above("The evaluation after update " + std::to_string(state.global_step) + " is left out",
@@ -317,12 +321,16 @@ class translation_job {
     bar.print_above(log_line(entry));
     tracker_.track(entry);
     state.history.entries.push_back(std::move(entry));
+    // Weights that were not trained are no candidate for the best model (transformers calls _evaluate alone).
+    if (moment == evaluation_moment::at_start || !chosen_.chooses_best()) return evaluation_outcome::other;
     const double* metric = result.find(chosen_.best_metric());
-    if (metric == nullptr) return evaluation_outcome::other;
+    if (metric == nullptr || !std::isfinite(*metric)) return evaluation_outcome::other;
     const bool better = !state.best || (chosen_.larger_is_better() ? *metric > state.best->metric
                                                                    : *metric < state.best->metric);
-    if (better) state.best = best_evaluation{*metric, state.global_step};
-    return better ? evaluation_outcome::best : evaluation_outcome::other;
+    if (!better) return evaluation_outcome::other;
+    state.best = best_evaluation{*metric, state.global_step};
+    saver_->note_best(state);
+    return evaluation_outcome::best;
   }
 
   void evaluate_at_end() {

@@ -1,6 +1,7 @@
 // Where a training loop stands, between two updates: all that a resumed run needs beside the trainer's state.
 #pragma once
 
+#include <filesystem>
 #include <optional>
 
 #include <t5zero/core/integers.hpp>
@@ -10,8 +11,14 @@ namespace t5zero {
 
 /// The best evaluation so far, by metric_for_best_model.
 struct best_evaluation {
-  double metric = 0.0;
+  double metric = 0.0;  ///< finite
   index_t step = 0;
+};
+
+/// A checkpoint with the weights of an evaluation that was the best when it was written.
+struct best_checkpoint {
+  best_evaluation of;
+  std::filesystem::path directory;
 };
 
 struct loop_state {
@@ -26,6 +33,8 @@ struct loop_state {
   bool owes_evaluation = false;  ///< a signal ended the one that was due after global_step
   index_t diverged_at = 0;       ///< the first update made with gradients that were not finite; 0: none
   std::optional<best_evaluation> best;
+  /// Transformers' best_model_checkpoint. Older than `best` where that one's weights were not saved.
+  std::optional<best_checkpoint> best_saved;
   log_history history;
 
   /// After an epoch's last micro-batch the next one is the first of the next epoch.

@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <map>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,10 +24,14 @@ struct trainer_state_facts {
   index_t num_train_epochs = 0;
   index_t train_batch_size = 8;
   bool training_is_over = false;
-  std::optional<std::string> best_model_checkpoint;
 };
 
 namespace detail {
+
+/// A JSON string. A path need not be UTF-8, JSON must be: what is not becomes U+FFFD.
+[[nodiscard]] inline std::string quoted(const std::string& text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
 
 /// Python's json.dump(indent=2, sort_keys=True) of nested values; numbers come as they are to be written.
 struct json_text {
@@ -37,8 +40,7 @@ struct json_text {
   [[nodiscard]] std::string at(const std::string& indent) const {
     std::string text = "{";
     for (const auto& [key, value] : values) {
-      text += std::string(text.size() > 1 ? "," : "") + "\n" + indent + "  " + nlohmann::json(key).dump() +
-              ": " + value;
+      text += std::string(text.size() > 1 ? "," : "") + "\n" + indent + "  " + quoted(key) + ": " + value;
     }
     return text + "\n" + indent + "}";
   }
@@ -81,7 +83,7 @@ struct json_text {
       {"best_global_step", state.best ? std::to_string(state.best->step) : "null"},
       {"best_metric", state.best ? python_json(state.best->metric) : "null"},
       {"best_model_checkpoint",
-       facts.best_model_checkpoint ? nlohmann::json(*facts.best_model_checkpoint).dump() : "null"},
+       state.best_saved ? detail::quoted(state.best_saved->directory.string()) : "null"},
       {"epoch", python_json(state.epochs_done)},
       {"eval_steps", std::to_string(facts.eval_steps)},
       {"global_step", std::to_string(state.global_step)},

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -39,6 +40,16 @@ inline constexpr index_t checkpoint_version = 2;
 
 [[nodiscard]] inline const char* optimizer_name(optimizer_kind kind) {
   return kind == optimizer_kind::adamw ? "adamw" : "adafactor";
+}
+
+/// How a checkpoint in `from` names another: by its name alone where both lie in the same directory, which
+/// may then move.
+[[nodiscard]] inline std::string reference_to(const std::filesystem::path& checkpoint,
+                                              const std::filesystem::path& from) {
+  std::error_code gone;
+  const bool is_beside =
+      std::filesystem::equivalent(checkpoint.parent_path(), from, gone) || checkpoint.parent_path() == from;
+  return is_beside ? checkpoint.filename().string() : std::filesystem::absolute(checkpoint).string();
 }
 
 [[nodiscard]] inline std::string slice_name(std::string_view kind, const parameter_row& row, index_t first) {
@@ -80,6 +91,13 @@ void add_training_state(atomic_save& save, const trainer<Run>& trained, bool wei
   const loss_scaler_state& scaler = counters.scaler;
   nlohmann::json best;
   if (state.best) best = {{"metric", detail::exact_number(state.best->metric)}, {"step", state.best->step}};
+  nlohmann::json best_saved;
+  if (state.best_saved) {
+    best_saved = {
+        {"metric", detail::exact_number(state.best_saved->of.metric)},
+        {"step", state.best_saved->of.step},
+        {"directory", detail::reference_to(state.best_saved->directory, save.directory().parent_path())}};
+  }
   const nlohmann::json manifest = {{"format", "t5zero checkpoint"},
                                    {"version", detail::checkpoint_version},
                                    {"run",
@@ -125,9 +143,11 @@ void add_training_state(atomic_save& save, const trainer<Run>& trained, bool wei
                                      {"total_flos", state.total_flos},
                                      {"diverged_at", state.diverged_at},
                                      {"owes_evaluation", state.owes_evaluation},
-                                     {"best", best}}},
+                                     {"best", best},
+                                     {"best_saved", best_saved}}},
                                    {"history", detail::to_json(state.history)}};
-  save.add(detail::manifest_file, manifest.dump(1) + "\n");
+  save.add(detail::manifest_file,
+           manifest.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
 /// A checkpoint that was read and checked; nothing is in a trainer yet.
@@ -157,6 +177,13 @@ class training_checkpoint {
     state_.owes_evaluation = loop.has("owes_evaluation") && loop.boolean("owes_evaluation");
     if (loop.has("best"))
       state_.best = best_evaluation{loop.at("best").number("metric"), loop.at("best").integer("step")};
+    if (loop.has("best_saved")) {
+      const detail::manifest_reader best = loop.at("best_saved");
+      state_.best_saved =
+          best_checkpoint{{best.number("metric"), best.integer("step")}, best.text("directory")};
+      std::filesystem::path& named = state_.best_saved->directory;
+      if (!named.has_parent_path()) named = directory_.parent_path() / named;
+    }
     state_.history = detail::history_of(manifest_.at("history"));
     const detail::manifest_reader data = manifest_.at("data");
     data_ = {data.integer("examples", 1),

@@ -55,12 +55,15 @@ enum class save_reason : std::uint8_t { due, stopping };
 /// What came of an evaluation between two updates: the best so far, another one, or none.
 enum class evaluation_outcome : std::uint8_t { best, other, ended_by_signal };
 
+/// When an evaluation is made: before the first update (eval_on_start), or after one, when it is due.
+enum class evaluation_moment : std::uint8_t { at_start, after_update };
+
 /// What the loop calls. evaluate: evaluates and appends to the state's history. save: writes a checkpoint of
-/// the state.
+/// the state, and notes in it if that is the best one.
 struct loop_events {
   std::function<double(index_t applied_updates)> learning_rate;
-  std::function<evaluation_outcome(loop_state&, progress_bar&)> evaluate;
-  std::function<void(const loop_state&, save_reason)> save;
+  std::function<evaluation_outcome(loop_state&, progress_bar&, evaluation_moment)> evaluate;
+  std::function<void(loop_state&, save_reason)> save;
   std::function<void(const log_entry&)> logged;  ///< a line of training figures was printed
 };
 
@@ -96,7 +99,8 @@ class training_loop {
     state.history.updates.reserve(static_cast<std::size_t>(steps_.max_steps));
     bar.advance(state.global_step);
     state.end_epoch_after(steps_.batches_per_epoch);
-    if (options_.evaluates_on_start && state.global_step == 0) events_.evaluate(state, bar);
+    if (options_.evaluates_on_start && state.global_step == 0)
+      events_.evaluate(state, bar, evaluation_moment::at_start);
     if (state.owes_evaluation) result.stopped_by = make_up_for_evaluation(state, bar);
     while (state.global_step < steps_.max_steps && result.stopped_by == 0) {
       const std::vector<index_t> order = order_of(static_cast<std::uint32_t>(state.epoch));
@@ -207,7 +211,7 @@ class training_loop {
 
   /// Returns whether a checkpoint is due for it.
   bool evaluate(loop_state& state, progress_bar& bar) {
-    const evaluation_outcome outcome = events_.evaluate(state, bar);
+    const evaluation_outcome outcome = events_.evaluate(state, bar, evaluation_moment::after_update);
     state.owes_evaluation = outcome == evaluation_outcome::ended_by_signal;
     return options_.saving == interval_strategy::best && outcome == evaluation_outcome::best;
   }
