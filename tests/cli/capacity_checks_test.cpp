@@ -2,6 +2,8 @@
 #include <t5zero/cli/capacity_checks.hpp>
 #include <t5zero/cpu.hpp>
 
+#include <filesystem>
+
 #include "catch.hpp"
 
 TEST_CASE("checkpoints that lie on the disk at once", "[cli]") {
@@ -28,4 +30,17 @@ TEST_CASE("checkpoints that lie on the disk at once", "[cli]") {
   CHECK(count() == 9);
   chosen.save_strategy = interval_strategy::no;
   CHECK(count() == 0);
+}
+
+TEST_CASE("more checkpoints than 64 bits count bytes of are still too many", "[cli]") {
+  t5zero::options chosen;
+  chosen.output_dir = std::filesystem::temp_directory_path().string();
+  const t5zero::cli::save_sizes sizes{.model = 1024, .state = 0};
+  for (const t5zero::index_t checkpoints : {t5zero::index_t{1} << 45, t5zero::index_t{1} << 54}) {
+    CAPTURE(checkpoints);
+    const std::string warning = t5zero::cli::check_disk_space(chosen, sizes, checkpoints);
+    CHECK(warning.find("the checkpoints of this run will need") != std::string::npos);
+  }
+  CHECK(t5zero::cli::check_disk_space(chosen, {.model = 1, .state = 1}, 1).empty());
+  CHECK(t5zero::cli::check_disk_space(chosen, {}, t5zero::index_t{1} << 54).empty());
 }

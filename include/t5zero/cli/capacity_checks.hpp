@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <system_error>
 
@@ -95,7 +96,9 @@ struct save_sizes {
                          " are free there; free some space" +
                          (checkpoints > 0 ? ", give --save_strategy no" : "") + " or name another directory");
   }
-  const index_t all = sizes.model + checkpoints * one;
+  constexpr index_t most = std::numeric_limits<index_t>::max();
+  const bool is_countable = one == 0 || checkpoints <= (most - sizes.model) / one;
+  const index_t all = is_countable ? sizes.model + checkpoints * one : most;
   if (available >= all) return {};
   return "warning: --output_dir " + chosen.output_dir + ": the checkpoints of this run will need " +
          human_bytes(all) + ", " + human_bytes(available) +

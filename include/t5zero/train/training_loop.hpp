@@ -96,7 +96,7 @@ class training_loop {
     const clock::time_point start = clock::now();
     loop_result result;
     last_result_ = start;
-    state.history.updates.reserve(static_cast<std::size_t>(steps_.max_steps));
+    make_room(state.history);
     bar.advance(state.global_step);
     state.end_epoch_after(steps_.batches_per_epoch);
     if (options_.evaluates_on_start && state.global_step == 0)
@@ -127,6 +127,15 @@ class training_loop {
       lengths.push_back(static_cast<index_t>(data_->source(i).size()));
     return length_grouped_order(lengths, options_.batch_size * options_.gradient_accumulation,
                                 options_.order_seed, epoch);
+  }
+
+  /// Memory for the records of many updates, taken where the loop waits anyway and never for the whole run:
+  /// it may be told to stop long before max_steps.
+  static void make_room(log_history& history) {
+    constexpr std::size_t block = std::size_t{1} << 16;  // 4 MiB
+    const std::size_t records = history.updates.size();
+    if (history.updates.capacity() - records < block / 2)
+      history.updates.reserve(std::max(2 * records, records + block));
   }
 
   /// Submits the micro-batches of one update, and the update; reads results that are not the latest.
@@ -248,6 +257,7 @@ class training_loop {
     // Any other step leaves its result to a later one: nothing waits for the device.
     if (logs || evaluates || saves || is_last || stop_signal::number() != 0) read_results(state, bar);
     if (logs) log(state, bar);
+    if (logs || evaluates || saves) make_room(state.history);
     if (evaluates) saves = evaluate(state, bar) || saves;
     const int signal = is_last ? 0 : stop_signal::number();
     if (signal != 0) read_results(state, bar);  // it came in between
