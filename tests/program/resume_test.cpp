@@ -153,12 +153,49 @@ TEST_CASE("a finished run that is started again keeps its figures", "[program]")
   CHECK(place.file("run/train_results.json") == figures);
   CHECK(place.file("run/trainer_state.json") == log);
   CHECK(place.losses("run").size() == 1);
+  CHECK(place.file("run/training_report.html").find("training time") != std::string::npos);
+  // The summary of another training is not this one's.
+  nlohmann::json other = nlohmann::json::parse(log);
+  for (auto& entry : other["log_history"])
+    if (entry.contains("train_loss")) entry["train_loss"] = 1.5;
+  place.write("run/trainer_state.json", other.dump());
+  REQUIRE(place.trains({"--output_dir", "run", "--max_steps", "9"}).code == 0);
+  CHECK(place.file("run/trainer_state.json").find("train_runtime") == std::string::npos);
   // In another directory there is no earlier log.
   REQUIRE(place
               .trains({"--output_dir", "other", "--max_steps", "9", "--resume_from_checkpoint",
                        "run/checkpoint-9"})
               .code == 0);
   CHECK(place.losses("other") == place.losses("run"));
+}
+
+TEST_CASE("an output directory whose name is not UTF-8", "[program]") {
+  const training_sandbox place;
+  const std::string name = "caf\xe9";
+  const words more = {"--output_dir",
+                      name,
+                      "--validation_file",
+                      "validation.jsonl",
+                      "--eval_strategy",
+                      "steps",
+                      "--eval_steps",
+                      "2",
+                      "--save_steps",
+                      "2",
+                      "--load_best_model_at_end"};
+  words first = more;
+  first.insert(first.end(), {"--max_steps", "4"});
+  const outcome ended = place.trains(first);
+  INFO(ended.err);
+  REQUIRE(ended.code == 0);
+  const nlohmann::json state = nlohmann::json::parse(place.file(name + "/trainer_state.json"));
+  CHECK(state["best_model_checkpoint"] == "caf\xef\xbf\xbd/checkpoint-4");
+  words on = more;
+  on.insert(on.end(), {"--max_steps", "6"});
+  const outcome resumed = place.trains(on);
+  INFO(resumed.err);
+  REQUIRE(resumed.code == 0);
+  CHECK(resumed.err.find("Loading best model from " + name + "/checkpoint-6") != std::string::npos);
 }
 
 TEST_CASE("checkpoints that cannot be gone on from", "[program]") {

@@ -154,6 +154,57 @@ TEST_CASE("a signal breaks off an evaluation between updates, and the resumed ru
   CHECK(std::count_if(state["log_history"].begin(), state["log_history"].end(), evaluated_at_5) == 1);
 }
 
+TEST_CASE("a signal in the evaluation after the last update costs no figures", "[program]") {
+  const training_sandbox place;
+  const std::string line = place.file("validation.jsonl");
+  std::string many;
+  for (int i = 0; i < 400; ++i) many += line;  // minutes of generation
+  place.write("many.jsonl", many);
+  const words evaluates = {"--eval_strategy", "steps", "--eval_steps", "5",   "--predict_with_generate",
+                           "--max_steps",     "5",     "--output_dir", "out", "--validation_file"};
+  words command = training_sandbox::command(evaluates);
+  command.emplace_back("many.jsonl");
+  running_program run = place.starts(command);
+  REQUIRE(run.wait_until([&] { return place.log().find("'loss'") != std::string::npos; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  run.send(SIGTERM);
+  const int status = run.status();
+  INFO(place.log());
+  REQUIRE(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 128 + SIGTERM);
+  const auto summaries = [&] {
+    const nlohmann::json state = nlohmann::json::parse(place.file("out/trainer_state.json"));
+    nlohmann::json found = nlohmann::json::array();
+    for (const auto& entry : state["log_history"])
+      if (entry.contains("train_runtime")) found.push_back(entry);
+    return found;
+  };
+  const nlohmann::json before = summaries();
+  REQUIRE(before.size() == 1);
+  words more = evaluates;
+  more.emplace_back("validation.jsonl");
+  const outcome resumed = place.trains(more);
+  INFO(resumed.err);
+  REQUIRE(resumed.code == 0);
+  CHECK(summaries() == before);
+  const nlohmann::json history = nlohmann::json::parse(place.file("out/trainer_state.json"))["log_history"];
+  REQUIRE(history.size() == 3);
+  CHECK(history[1].contains("eval_loss"));
+  CHECK(history[2].contains("train_runtime"));
+  CHECK(place.file("out/training_report.html").find("training time") != std::string::npos);
+}
+
+TEST_CASE("a training of very many updates takes memory for those that it makes", "[program]") {
+  const training_sandbox place;
+  running_program run = place.starts(endless("out", {"--max_steps", "1000000000"}));
+  REQUIRE(run.wait_until([&] { return place.log().find("'loss'") != std::string::npos; }));
+  run.send(SIGTERM);
+  const int status = run.status();
+  INFO(place.log());
+  REQUIRE(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 128 + SIGTERM);
+}
+
 TEST_CASE("a stopped run of --save_only_model can go on", "[program]") {
   const training_sandbox place;
   running_program run = place.starts(endless("stopped", {"--save_only_model"}));

@@ -1,10 +1,7 @@
 // train_results.json, eval_results.json and all_results.json, as Trainer.save_metrics writes them.
 #pragma once
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <optional>
@@ -13,8 +10,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include <t5zero/core/error.hpp>
 #include <t5zero/io/atomic_save.hpp>
+#include <t5zero/io/python_json.hpp>
 #include <t5zero/train/python_repr.hpp>
 #include <t5zero/train/report.hpp>
 
@@ -30,41 +27,15 @@ inline std::string results_json(const std::map<std::string, std::string>& values
 }
 
 /// The values of an earlier results file as JSON texts; nothing if it is no JSON object. Throws io_error if
-/// it cannot be read. Python writes NaN and Infinity, which JSON does not have: they are quoted for the
-/// parser and unquoted after it.
+/// it cannot be read.
 inline std::optional<std::map<std::string, std::string>> read_results(const std::filesystem::path& path) {
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  std::string text;
-  if (file) {
-    for (char block[4096]; file.read(block, sizeof(block)) || file.gcount() > 0;)
-      text.append(block, static_cast<std::size_t>(file.gcount()));
-  }
-  if (file.bad() || !file.eof()) {
-    throw io_error(path.string() + ": cannot be read (" + std::strerror(errno) +
-                   "), so these results cannot join those in it; make it readable, or move it away");
-  }
-  static constexpr std::string_view mark = "t5zero:";
-  std::string strict;
-  bool quoted = false;
-  for (std::size_t i = 0; i < text.size();) {
-    if (text[i] == '"' && (i == 0 || text[i - 1] != '\\')) quoted = !quoted;
-    bool replaced = false;
-    for (const std::string_view literal : {"NaN", "-Infinity", "Infinity"}) {
-      if (quoted || text.compare(i, literal.size(), literal) != 0) continue;
-      strict.append("\"").append(mark).append(literal).append("\"");
-      i += literal.size();
-      replaced = true;
-      break;
-    }
-    if (!replaced) strict += text[i++];
-  }
-  const nlohmann::json object = nlohmann::json::parse(strict, nullptr, /*allow_exceptions=*/false);
+  const nlohmann::json object =
+      read_python_json(path, ", so these results cannot join those in it; make it readable, or move it away");
   if (!object.is_object()) return std::nullopt;
   std::map<std::string, std::string> values;
   for (const auto& [key, value] : object.items()) {
-    const bool is_literal = value.is_string() && value.get_ref<const std::string&>().starts_with(mark);
-    values[key] = is_literal                ? value.get<std::string>().substr(mark.size())
+    const std::string_view literal = python_literal(value);
+    values[key] = !literal.empty()          ? std::string(literal)
                   : value.is_number_float() ? python_json(value.get<double>())
                                             : value.dump();
   }

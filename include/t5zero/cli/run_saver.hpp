@@ -110,15 +110,14 @@ class run_saver {
   }
 
   /// Saves the model that training ends with, after --load_best_model_at_end the best. result: of the
-  /// updates; null: there were none. keeps_log: leaves a trainer_state.json that is there.
-  void save_model(const loop_state& state, const metrics* result, bool keeps_log = false) {
+  /// updates; null: there were none.
+  void save_model(const loop_state& state, const metrics* result) {
     if (chosen_->load_best_model_at_end) load_best_weights(state);
     facts_.training_is_over = true;
     atomic_save save(output());
     add_model(save);
     if (result != nullptr) add_results(save, "train", *result);
-    if (!keeps_log || !std::filesystem::exists(save.directory() / "trainer_state.json"))
-      save.add("trainer_state.json", trainer_state_json(state, facts_));
+    save.add("trainer_state.json", trainer_state_json(state, facts_));
     save.commit();
     std::cerr << "Model saved in " << chosen_->output_dir << " (" << saved_type_name<Run>(saves_16_bit_)
               << ")\n";

@@ -33,14 +33,14 @@ class run_tracker {
   void start(const options& chosen) {
     if (chosen.reports_to_tensorboard()) tensorboard_.emplace(tensorboard_directory(chosen));
   }
-  /// Hugging Face's tags: eval_x is eval/x, everything else train/x.
-  void track(const log_entry& entry) {
+  /// Hugging Face's tags: eval_x is eval/x, everything else train/x. has_epoch: false if nothing is trained.
+  void track(const log_entry& entry, bool has_epoch = true) {
     if (!tensorboard_) return;
     for (const auto& [key, value] : entry.values) {
       const bool evaluates = key.starts_with("eval_");
       tensorboard_->add_scalar(evaluates ? "eval/" + key.substr(5) : "train/" + key, value, entry.step);
     }
-    tensorboard_->add_scalar("train/epoch", entry.epoch, entry.step);
+    if (has_epoch) tensorboard_->add_scalar("train/epoch", entry.epoch, entry.step);
   }
 
  private:

@@ -31,6 +31,7 @@
 #include <t5zero/cli/run_tracker.hpp>
 #include <t5zero/cli/split_evaluator.hpp>
 #include <t5zero/cli/trainer_settings.hpp>
+#include <t5zero/cli/training_summary.hpp>
 #include <t5zero/io/directory_lock.hpp>
 #include <t5zero/optim/lr_schedule.hpp>
 #include <t5zero/train/evaluator.hpp>
@@ -75,6 +76,7 @@ class translation_job {
     saver_.emplace(chosen_, ds_.has_value(), *in_, *trainer_);
     saver_->check_space();
     summarise();
+    if (chosen_.do_train || chosen_.do_eval) tracker_.start(chosen_);
     if (chosen_.do_train) {
       const run_marker under_way(chosen_, fingerprint);
       if (const int signal = train(); signal != 0) return 128 + signal;
@@ -212,14 +214,13 @@ class translation_job {
     };
     events.save = [this](loop_state& at, save_reason reason) { saver_->save_checkpoint(at, reason); };
     events.logged = [this](const log_entry& entry) { tracker_.track(entry); };
-    tracker_.start(chosen_);
     const stop_signal listens;
     progress_bar bar("", steps.max_steps, bar_mode(chosen_));
     training_loop<Run> loop(*trainer_, *in_->train_data, largest_, steps, how, std::move(events));
     const index_t before = state.global_step;
-    const std::size_t logged_before = state.history.entries.size();
     const loop_result ended = loop.run(state, bar);
     epoch_ = state.epochs_done;
+    global_step_ = state.global_step;
     if (ended.stopped_by != 0) {
       bar.close();
       const std::filesystem::path saved = saver_->checkpoint_of(state.global_step);
@@ -231,8 +232,7 @@ class translation_job {
     }
     if (state.global_step == before) {
       bar.close();
-      finish_without_updates(state, resumed && saver_->lies_in_output(*resumed) &&
-                                        logged_before == state.history.entries.size());
+      finish_without_updates(state, resumed && saver_->lies_in_output(*resumed));
     } else {
       finish_training(state, ended, bar);
     }
@@ -250,7 +250,7 @@ class translation_job {
     const double samples = chosen_.max_steps > 0
                                ? static_cast<double>(in_->steps->max_steps * batch)
                                : static_cast<double>(in_->train_data->size()) * chosen_.num_train_epochs;
-    const double loss = state.total_loss / static_cast<double>(std::max<index_t>(1, state.global_step));
+    const double loss = mean_loss(state);
     const std::vector<std::pair<std::string, double>> speed = {
         {"train_runtime", python_round(runtime, 4)},
         {"train_samples_per_second", python_round(samples / runtime, 3)},
@@ -279,17 +279,19 @@ class translation_job {
                         {"training time", clock_text(runtime)}};
   }
   /// The checkpoint was that of the last update: its time and speed are those of the run that wrote it.
-  /// has_log: an earlier trainer_state.json in output_dir says as much as this one would.
-  void finish_without_updates(loop_state& state, bool has_log) {
+  /// goes_on: that run was in this output_dir, where its summary may lie.
+  void finish_without_updates(loop_state& state, bool goes_on) {
     std::cerr << "Nothing is left to train: the checkpoint stands after update "
               << with_thousands(state.global_step) << ", the run ends at "
               << with_thousands(in_->steps->max_steps) << "; train_results.json stays as it is\n";
-    saver_->save_model(state, nullptr, has_log);
+    const auto summary = goes_on ? earlier_summary(chosen_.output_dir, state) : std::nullopt;
+    if (summary) state.history.entries.push_back(*summary);
+    saver_->save_model(state, nullptr);
     saver_->warn_of_divergence(state);
-    const double loss = state.total_loss / static_cast<double>(std::max<index_t>(1, state.global_step));
     documents_.history = std::move(state.history);
     documents_.facts = {{"updates", with_thousands(state.global_step)},
-                        {"train loss", python_repr(python_round(loss, 4))}};
+                        {"train loss", python_repr(python_round(mean_loss(state), 4))}};
+    if (summary) documents_.facts.emplace_back("training time", clock_text(summary->values.front().second));
   }
   /// The model card, and after a training its report.
   void save_documents() const {
@@ -338,6 +340,10 @@ class translation_job {
     const evaluation_result result =
         evaluator().at_end("eval", *in_->validation_data, /*has_references=*/true);
     const metrics all = metrics_of_split(chosen_, "eval", result, preparation_time_, epoch_);
+    // As Trainer.evaluate logs it; without a training there is no epoch.
+    log_entry entry{global_step_, epoch_, {}};
+    for (const auto& [key, value] : result.values) entry.values.emplace_back("eval_" + key, value);
+    tracker_.track(entry, /*has_epoch=*/chosen_.do_train);
     documents_.add("eval", result, *in_->validation_data, in_->text);
     print_scores(result);
     atomic_save save(chosen_.output_dir);
@@ -379,7 +385,8 @@ class translation_job {
   batch_shape largest_;
   std::unique_ptr<trainer<Run>> trainer_;
   std::optional<run_saver<Run>> saver_;
-  double epoch_ = 0.0;
+  double epoch_ = 0.0;             ///< where training ended
+  index_t global_step_ = 0;        ///< updates done by then
   double preparation_time_ = 0.0;  ///< seconds to fill the trainer with weights
 };
 
