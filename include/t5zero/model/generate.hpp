@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -190,11 +191,13 @@ class generator {
     });
   }
 
-  /// The rows go on with the best beams, the best token or a sampled one.
+  /// The rows go on with the best beams, the best token or a sampled one. Throws numeric_error where no score
+  /// is finite.
   void choose(const batch_view& batch, const generation_options& options, matrix_view<float> scores,
               matrix_view<const std::int32_t> ids) {
     if (options.num_beams > 1) return search_.advance_beams(scores, ids);
     for (index_t row = 0; row < scores.rows; ++row) {
+      if (!std::isfinite(scores(row, 0))) throw_not_finite();
       index_t pick = 0;
       if (options.do_sample) {
         const auto sentence = batch.source.rows[batch.source.offsets[search_.sentence(row)]];

@@ -100,10 +100,11 @@ inline void check_generation_options(const generation_options& options, index_t 
           "generation_options: a token id is not in [0, vocab_size)");
 }
 
-/// Of a search whose sentences have no hypothesis.
+/// Of a search in which a sentence has no hypothesis, or no next token: greedy search and sampling, where NaN
+/// counts as -inf, would go on with the first of the vocabulary.
 [[noreturn]] inline void throw_not_finite() {
   throw numeric_error(
-      "generation: the scores of a sentence are not finite, so none of its beams is a translation; the "
+      "generation: the scores of a sentence are not finite, so nothing of it is a translation; the "
       "weights are not finite, or fp16 overflowed: use --bf16 or fp32");
 }
 
