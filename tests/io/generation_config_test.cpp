@@ -79,3 +79,12 @@ TEST_CASE("what a generation_config.json may not say", "[io]") {
   CHECK(refusal({{"renormalize_logits", false}, {"stop_strings", nullptr}, {"eos_token_id", 1}}) ==
         "nothing thrown");
 }
+
+TEST_CASE("of a config.json the keys about generation are kept, to be saved with the model", "[io]") {
+  const json keys = {
+      {"num_beams", 4}, {"no_repeat_ngram_size", 2}, {"early_stopping", true}, {"eos_token_id", 1}};
+  json config = keys;
+  config.update({{"d_model", 64}, {"task_specific_params", {{"num_beams", 2}}}, {"min_length", nullptr}});
+  CHECK(parse(config).json == keys);
+  CHECK(parse(json::object()).json == json::object());
+}

@@ -56,7 +56,9 @@ struct model_files {
   }
   if (!directory.empty() && fs::exists(directory / name, ignored))
     return read_generation_config(directory / name);
-  return parse_generation_config(config.json, "config.json");
+  generation_config of_model = parse_generation_config(config.json, "config.json");
+  of_model.json["_from_model_config"] = true;  // as transformers marks one that it makes so
+  return of_model;
 }
 
 /// Some configs say 32100, the tokenizer's size, where the weights have 32128 rows. Any other difference is

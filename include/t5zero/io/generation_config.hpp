@@ -18,7 +18,8 @@
 
 namespace t5zero {
 
-/// What the file says, and the file itself, so that keys unknown to us survive.
+/// What the file says, and its keys, to be saved with the model: those of a generation_config.json all, also
+/// the unknown ones, those of a config.json as far as they are about generation.
 struct generation_config {
   generation_options options;
   bool says_length = false;        ///< max_length or max_new_tokens is given
@@ -36,7 +37,14 @@ class generation_config_reader {
     if (!json.is_object()) throw input_error(file_ + ": an object {...} is needed; fetch the file again");
   }
 
-  [[nodiscard]] bool has(const char* key) const { return json_.contains(key) && !json_[key].is_null(); }
+  /// Whether the key is given; it then counts among the keys that were read.
+  [[nodiscard]] bool has(const char* key) const {
+    if (!json_.contains(key) || json_[key].is_null()) return false;
+    given_[key] = json_[key];
+    return true;
+  }
+  /// What was read, and nothing else of the file.
+  [[nodiscard]] const nlohmann::json& given() const { return given_; }
   void integer(const char* key, index_t& to, index_t low, index_t high = index_t{1} << 24) const {
     if (!has(key)) return;
     const std::optional<index_t> value = integral_value(json_[key]);
@@ -91,6 +99,7 @@ class generation_config_reader {
 
  private:
   const nlohmann::json& json_;
+  mutable nlohmann::json given_ = nlohmann::json::object();
   std::string file_;
 };
 
@@ -162,6 +171,7 @@ class generation_config_reader {
        {"watermarking_config", nullptr},
        {"dola_layers", nullptr}}};
   for (const auto& [key, value] : not_implemented) read.neutral(key, value);
+  config.json = read.given();
   return config;
 }
 
