@@ -24,6 +24,7 @@ inline std::string joined(const std::vector<std::string>& values) {
 /// Whether a value says what would hold without it.
 inline bool is_default(const argument_verdict& row, const std::string& value) {
   if (value.empty() || value == row.fallback) return true;
+  if (row.kind == argument_kind::optional_value && value == "False") return true;
   if (row.fallback.empty())
     return value == "None" || (row.kind == argument_kind::optional_flag && value == "False");
   return false;

@@ -15,11 +15,12 @@ enum class verdict : std::uint8_t {
 
 /// How an argument takes values on the command line.
 enum class argument_kind : std::uint8_t {
-  flag,           ///< default False: bare means True, a value may follow
-  on_flag,        ///< default True: as flag, and `--no_x` means False
-  optional_flag,  ///< no default: needs a value
-  value,          ///< exactly one value
-  list            ///< one value or more
+  flag,            ///< default False: bare means True, a value may follow
+  on_flag,         ///< default True: as flag, and `--no_x` means False
+  optional_flag,   ///< no default: needs a value
+  optional_value,  ///< default False: bare means True, any word may follow
+  value,           ///< exactly one value
+  list             ///< one value or more
 };
 
 /// Name, verdict, and why.

@@ -162,6 +162,7 @@ inline void store(given_arguments& given, const option_string& option, std::vect
     const bool value = values.empty() ? !option.negated : parse_boolean(name, values.front());
     values.assign(1, value ? "True" : "False");
   }
+  if (option.row->kind == argument_kind::optional_value && values.empty()) values.assign(1, "True");
   given.insert_or_assign(name, std::move(values));
 }
 
@@ -220,8 +221,9 @@ inline void store(given_arguments& given, const option_string& option, std::vect
     const std::size_t equals = token.find('=');
     const std::string name = token.substr(2, equals == std::string::npos ? equals : equals - 2);
     const detail::option_string option = detail::resolve_option(name);
-    const bool takes_value_optionally =
-        option.row->kind == argument_kind::flag || option.row->kind == argument_kind::on_flag;
+    const bool takes_value_optionally = option.row->kind == argument_kind::flag ||
+                                        option.row->kind == argument_kind::on_flag ||
+                                        option.row->kind == argument_kind::optional_value;
     std::vector<std::string> values;
     if (equals != std::string::npos) {
       if (option.negated)
