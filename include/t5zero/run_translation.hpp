@@ -32,6 +32,7 @@ int run_translation(int argc, char** argv) {
       return 0;
     }
     std::optional<ds_config> config = cli::read_deepspeed(chosen);
+    if (config) cli::tell_place_of(*config, chosen);
     const std::string executable = std::filesystem::path(argc > 0 ? argv[0] : "").filename().string();
     check_run_constraints(chosen, config ? &*config : nullptr,
                           {executable, Run::model::name, Run::zero::stage, Run::precision::name});
@@ -56,6 +57,8 @@ int run_translation(int argc, char** argv) {
                         ": --use_cpu, and this run is for a GPU: use run_translation, which holds every "
                         "compiled run, or leave the flag out");
     }
+    if (!chosen.args_file.empty())
+      std::cerr << "arguments of " << chosen.args_file << " stand before those of the command line\n";
     if (!chosen.notice.empty()) std::cerr << chosen.notice << "\n";
     if (config) {
       if (const std::string notice = ds_config_notice(*config); !notice.empty()) std::cerr << notice << "\n";

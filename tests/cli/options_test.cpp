@@ -203,7 +203,17 @@ TEST_CASE("words of a file beside the program stand before the command line") {
   const char* const argv[] = {program.c_str(), "--seed", "8", "--dataset_name", "d", "--source_lang", "en",
                               "--target_lang", "ro"};
   const t5zero::options chosen = t5zero::parse_options(9, argv);
+  CHECK(chosen.args_file == (directory / "run.args").string());
+  std::string wrong = "nothing thrown";
+  std::ofstream(directory / "run.args") << "--no_such_flag 1";
+  try {
+    (void)t5zero::parse_options(9, argv);
+  } catch (const t5zero::input_error& failure) {
+    wrong = failure.what();
+  }
   std::filesystem::remove_all(directory);
+  CHECK(has(wrong, "--no_such_flag"));
+  CHECK(has(wrong, "(arguments of " + (directory / "run.args").string() + " were read too)"));
   CHECK(chosen.learning_rate == 1e-3);
   CHECK(chosen.seed == 8);
   CHECK(chosen.model_name_or_path == "m");
@@ -280,6 +290,19 @@ TEST_CASE("accepted arguments share one notice, refused ones are errors unless t
   CHECK(has(refusal({"--push_to_hub"}), "--push_to_hub True: refused"));
   CHECK(has(refusal({"--fsdp", "full_shard"}), "use --deepspeed"));
   CHECK(parse_with({"--adafactor"}).uses_adafactor());
+}
+
+TEST_CASE("include_num_input_tokens_seen is a truth value in some releases, a word in others") {
+  const auto notice = [](const std::vector<std::string>& more) {
+    std::vector<std::string> all = {"--include_num_input_tokens_seen"};
+    all.insert(all.end(), more.begin(), more.end());
+    return parse_with(all).notice;
+  };
+  for (const std::vector<std::string>& asked :
+       std::vector<std::vector<std::string>>{{}, {"True"}, {"all"}, {"non_padding"}, {"--do_train"}})
+    CHECK(has(notice(asked), "--include_num_input_tokens_seen (not logged yet)"));
+  CHECK(notice({"no"}).empty());
+  CHECK(notice({"False"}).empty());
 }
 
 TEST_CASE("an evaluation of the loss alone generates nothing") {

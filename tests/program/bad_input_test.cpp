@@ -266,8 +266,12 @@ TEST_CASE("bad output directories") {
 
 TEST_CASE("one of several processes") {
   const trained_sandbox place;
-  check_refused(place, joined({"/usr/bin/env", "WORLD_SIZE=2"}, trained_sandbox::trains({})),
-                {"WORLD_SIZE=2", "one rank"});
+  // torchrun, Open MPI's mpirun, MPICH's, srun.
+  for (const std::string name : {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
+    check_refused(place, joined({"/usr/bin/env", name + "=2"}, trained_sandbox::trains({})),
+                  {"the environment has " + name + "=2", "one rank"});
+  }
+  CHECK(place.run(joined({"/usr/bin/env", "SLURM_STEP_NUM_TASKS=1"}, trained_sandbox::trains({}))).code == 0);
 }
 
 TEST_CASE("results stay beside those of earlier runs") {

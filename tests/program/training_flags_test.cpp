@@ -2,6 +2,7 @@
 #include <cmath>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -137,4 +138,76 @@ TEST_CASE("padding changes what is counted, and the loss where padding counts in
   const auto last_loss = [&](const char* directory) { return place.losses(directory)[3][1].get<double>(); };
   CHECK(last_loss("all") < last_loss("counted"));
   CHECK(last_loss("counted") < last_loss("plain"));
+}
+
+TEST_CASE("generation settings of a config.json are used and saved", "[program]") {
+  const training_sandbox place;
+  REQUIRE(place.trains({"--output_dir", "old", "--max_steps", "1", "--save_strategy", "no"}).code == 0);
+  fs::remove(place.work() / "old/generation_config.json");
+  nlohmann::json config = nlohmann::json::parse(place.file("old/config.json"));
+  config.update({{"num_beams", 4}, {"no_repeat_ngram_size", 2}});
+  place.write("old/config.json", config.dump());
+  const words trains = {std::string(T5ZERO_BIN_DIR) + "/t5_tiny_plain",
+                        "--source_lang",
+                        "en",
+                        "--target_lang",
+                        "ro",
+                        "--train_file",
+                        "train.jsonl",
+                        "--do_train",
+                        "--max_steps",
+                        "1",
+                        "--save_strategy",
+                        "no",
+                        "--model_name_or_path"};
+  // Once more from what was saved.
+  for (const auto& [from, to] : {std::pair("old", "tuned"), std::pair("tuned", "again")}) {
+    words command = trains;
+    command.insert(command.end(), {from, "--output_dir", to});
+    const outcome ended = place.run(command);
+    INFO(ended.err);
+    REQUIRE(ended.code == 0);
+    const auto saved = nlohmann::json::parse(place.file(std::string(to) + "/generation_config.json"));
+    CHECK(saved.value("num_beams", 0) == 4);
+    CHECK(saved.value("no_repeat_ngram_size", 0) == 2);
+    CHECK(saved.value("_from_model_config", false));
+    CHECK(saved.value("eos_token_id", 0) == 1);
+    CHECK(!saved.contains("d_model"));
+  }
+}
+
+TEST_CASE("arguments beside a program that was found on PATH, and none of the working directory",
+          "[program]") {
+  const training_sandbox place;
+  fs::create_directories(place.work() / "programs");
+  fs::copy_file(std::string(T5ZERO_BIN_DIR) + "/t5_tiny_plain", place.work() / "programs/tiny");
+  place.write("tiny.args", "--no_such_flag");
+  place.write("programs/tiny.args", "--max_steps 2 --output_dir of_file");
+  words command = training_sandbox::command({"--save_strategy", "no"});
+  command[0] = "tiny";
+  command.insert(command.begin(), {"/usr/bin/env", "PATH=" + (place.work() / "programs").string()});
+  const outcome ended = place.run(command);
+  INFO(ended.err);
+  REQUIRE(ended.code == 0);
+  CHECK(ended.err.find("arguments of " + (place.work() / "programs/tiny.args").string() +
+                       " stand before those of the command line") != std::string::npos);
+  CHECK(nlohmann::json::parse(place.file("of_file/trainer_state.json"))["global_step"] == 2);
+}
+
+TEST_CASE("run_translation says once which DeepSpeed configuration it found", "[program]") {
+  const training_sandbox place;
+  fs::create_directories(place.work() / "bin");
+  fs::copy_file(std::string(T5ZERO_BIN_DIR) + "/run_translation", place.work() / "bin/run_translation");
+  place.write("share/t5zero/config/ds_config_zero2.json",
+              content_of(std::string(T5ZERO_SOURCE_DIR) + "/examples/config/ds_config_zero2.json"));
+  const outcome ended =
+      place.run({(place.work() / "bin/run_translation").string(), "--deepspeed",
+                 "config/ds_config_zero2.json", "--model_name_or_path", "t5-small", "--train_file",
+                 "train.jsonl", "--source_lang", "en", "--target_lang", "ro", "--do_train", "--plan"});
+  INFO(ended.err);
+  REQUIRE(ended.code == 0);
+  const std::string notice = "--deepspeed config/ds_config_zero2.json: no such file here; using ";
+  const std::size_t at = ended.err.find(notice);
+  REQUIRE(at != std::string::npos);
+  CHECK(ended.err.find(notice, at + 1) == std::string::npos);
 }

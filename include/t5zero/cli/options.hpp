@@ -107,6 +107,8 @@ struct options {
   std::string help_text;
   /// Accepted flags that change nothing, in one line for stderr; empty if there are none.
   std::string notice;
+  /// Where some of the arguments were read; empty: all are of the command line.
+  std::string args_file;
 
   [[nodiscard]] bool reports_to_tensorboard() const {
     return (" " + report_to + " ").find(" tensorboard ") != std::string::npos || report_to == "all";

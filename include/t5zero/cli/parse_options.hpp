@@ -7,6 +7,7 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -108,15 +109,14 @@ inline std::string run_parser(const given_arguments& given, const option_binder&
   return chosen;
 }
 
-/// Words of `<program>.args` beside the program, if that file exists: they stand before those of the command
-/// line, which therefore win (transformers' HfArgumentParser does the same with `<script>.args`).
-[[nodiscard]] inline std::vector<std::string> words_of_args_file(const std::string& program) {
+/// The file `<program>.args` beside the program, whose words stand before those of the command line, which
+/// therefore win (transformers' HfArgumentParser does the same with `<script>.args`).
+[[nodiscard]] inline std::filesystem::path args_file_of(const std::string& program) {
   std::filesystem::path path = program;
-  path.replace_extension(".args");
-  std::ifstream file(path);
-  std::vector<std::string> words;
-  for (std::string word; file >> word;) words.push_back(word);
-  return words;
+  std::error_code ignored;
+  // A program that was found on PATH has its bare name as argv[0].
+  if (!path.has_parent_path()) path = std::filesystem::read_symlink("/proc/self/exe", ignored);
+  return path.replace_extension(".args");
 }
 
 /// Options from a program's arguments (argv[0] is the program). Throws input_error.
@@ -124,9 +124,22 @@ inline std::string run_parser(const given_arguments& given, const option_binder&
   const std::string program = argc > 0 ? argv[0] : "run_translation";
   const std::vector<std::string> given(argv + std::min(argc, 1), argv + argc);
   const bool is_json_alone = given.size() == 1 && given.front().ends_with(".json");
-  std::vector<std::string> tokens = is_json_alone ? std::vector<std::string>() : words_of_args_file(program);
+  const std::filesystem::path args_file = args_file_of(program);
+  std::vector<std::string> tokens;
+  if (!is_json_alone) {
+    std::ifstream file(args_file);
+    for (std::string word; file >> word;) tokens.push_back(word);
+  }
+  const bool has_args_file = !tokens.empty();
   tokens.insert(tokens.end(), given.begin(), given.end());
-  return make_options(resolve_spelling(tokens), program);
+  try {
+    options chosen = make_options(resolve_spelling(tokens), program);
+    if (has_args_file) chosen.args_file = args_file.string();
+    return chosen;
+  } catch (const input_error& wrong) {
+    if (!has_args_file) throw;
+    throw input_error(std::string(wrong.what()) + " (arguments of " + args_file.string() + " were read too)");
+  }
 }
 
 }  // namespace t5zero

@@ -29,20 +29,21 @@ inline std::array<std::filesystem::path, 2> installed_config_directories() {
   return {build.parent_path().parent_path() / "examples" / "config", installed};
 }
 
-inline std::optional<ds_config> read_deepspeed(const options& chosen) {
+[[nodiscard]] inline std::optional<ds_config> read_deepspeed(const options& chosen) {
   if (!chosen.deepspeed) return std::nullopt;
-  ds_config config = read_ds_config(*chosen.deepspeed, installed_config_directories());
-  if (config.source != *chosen.deepspeed) {
-    std::cerr << "--deepspeed " << *chosen.deepspeed << ": no such file here; using " << config.source
-              << "\n";
-  }
-  return config;
+  return read_ds_config(*chosen.deepspeed, installed_config_directories());
+}
+
+/// Says where a ds_config was found that is not where --deepspeed says.
+inline void tell_place_of(const ds_config& config, const options& chosen) {
+  if (config.source == *chosen.deepspeed) return;
+  std::cerr << "--deepspeed " << *chosen.deepspeed << ": no such file here; using " << config.source << "\n";
 }
 
 /// Refuses to be one of several processes: each would train alone and all would write one directory. Throws
-/// input_error naming the variable by which a launcher (torchrun, mpirun, srun) says so.
+/// input_error naming the variable by which a launcher says so: torchrun, Open MPI's mpirun, MPICH's, srun.
 inline void check_one_rank() {
-  for (const char* name : {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
+  for (const char* name : {"WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
     const char* value = std::getenv(name);
     if (value == nullptr || std::atoll(value) <= 1) continue;
     throw input_error("the environment has " + std::string(name) + "=" + value +
