@@ -12,10 +12,12 @@
 #include <vector>
 
 #include <t5zero/cli/find_model.hpp>
+#include <t5zero/cli/find_tokenizer.hpp>
 #include <t5zero/cli/options.hpp>
 #include <t5zero/cli/program.hpp>
 #include <t5zero/cli/translate_options.hpp>
 #include <t5zero/core/error.hpp>
+#include <t5zero/core/utf8.hpp>
 #include <t5zero/data/batcher.hpp>
 #include <t5zero/data/decoded_text.hpp>
 #include <t5zero/data/tokenizer.hpp>
@@ -31,14 +33,15 @@ namespace t5zero {
 
 namespace cli {
 
-/// Translates the lines of one batch; an empty line stays empty.
+/// Translates the lines of one batch; an empty line stays empty. What it is made of outlives it.
 template <class Run>
 class line_translator {
  public:
-  line_translator(const model_files& files, const translate_options& chosen, const generation_options& how)
+  line_translator(const model_files& files, const tokenizer& text, const translate_options& chosen,
+                  const generation_options& how)
       : chosen_(&chosen),
         how_(how),
-        text_(tokenizer::from_file(*files.tokenizer_file)),
+        text_(&text),
         cleans_up_(files.tokenizer_config.value("clean_up_tokenization_spaces", false)),
         trainer_(files.config.shape, largest_batch(chosen), settings(chosen, how_, files.config.shape)),
         batch_(largest_batch(chosen)) {
@@ -72,14 +75,14 @@ class line_translator {
     }
     std::vector<std::string> translations(lines.size());
     if (pairs.empty()) return translations;
-    const tokenized_dataset data(pairs, text_, chosen_->source_prefix, chosen_->max_source_length, 1, {});
+    const tokenized_dataset data(pairs, *text_, chosen_->source_prefix, chosen_->max_source_length, 1, {});
     cut_ += data.statistics().truncated_sources;
     std::vector<index_t> order(pairs.size());
     std::iota(order.begin(), order.end(), index_t{0});
     batch_.fill(data, order, rows);
     const auto& result = trainer_.generate(batch_.view(), how_);
     for (std::size_t i = 0; i < places.size(); ++i) {
-      std::string text = text_.decode(result.tokens(static_cast<index_t>(i)));
+      std::string text = text_->decode(result.tokens(static_cast<index_t>(i)));
       if (cleans_up_) text = clean_up_tokenization(std::move(text));
       translations[places[i]] = stripped(text);
     }
@@ -91,7 +94,7 @@ class line_translator {
  private:
   const translate_options* chosen_;
   generation_options how_;
-  tokenizer text_;
+  const tokenizer* text_;
   bool cleans_up_;
   trainer<Run> trainer_;
   micro_batch batch_;
@@ -129,7 +132,7 @@ inline void check_generation(const generation_options& how, index_t vocab_size, 
                                                                   index_t first_line) {
   for (std::size_t i = 0; i < lines.size(); ++i) {
     try {
-      detail::check_utf8(lines[i], input + ":" + std::to_string(first_line + 1 + static_cast<index_t>(i)));
+      check_utf8(lines[i], input + ":" + std::to_string(first_line + 1 + static_cast<index_t>(i)));
     } catch (const input_error& wrong) {
       lines.resize(i);
       return wrong;
@@ -182,11 +185,13 @@ int translate(int argc, char** argv) {
                            " are available; lower --batch_size, --num_beams, --max_source_length or "
                            "--max_length, or use --bf16");
     }
+    const tokenizer text = tokenizer::from_file(*files.tokenizer_file);
+    cli::check_tokenizer_fits(files, text.vocab_size(), "");
     cli::check_distinct_files(chosen);
     if (!chosen.notice.empty()) std::cerr << chosen.notice << "\n";
     line_reader input(chosen.input);
     line_writer output(chosen.output, "--output");
-    translator translates(files, chosen, how);
+    translator translates(files, text, chosen, how);
     for (;;) {
       const index_t first = input.count();
       std::vector<std::string> lines = input.next(chosen.batch_size);

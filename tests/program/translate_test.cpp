@@ -294,3 +294,32 @@ TEST_CASE("translations take the place of nothing but an earlier output", "[prog
     CHECK(ended.err.empty());
   }
 }
+
+TEST_CASE("a tokenizer that does not belong to the model is refused before the first line", "[program]") {
+  const sandbox place;
+  train_model(place);
+  // Of more pairs a larger tokenizer is made.
+  std::string many;
+  for (int i = 0; i < 400; ++i) {
+    many += R"({"translation": {"en": "word)" + std::to_string(i * 7919) + R"( house", "ro": "cuv)" +
+            std::to_string(i * 104729) + " casa\"}}\n";
+  }
+  place.write("many.jsonl", many);
+  REQUIRE(place
+              .run({bin + "/t5_tiny_plain", "--from_scratch", "--config_name", "t5-tiny", "--train_file",
+                    "many.jsonl", "--do_train", "--max_steps", "1", "--output_dir", "other", "--source_lang",
+                    "en", "--target_lang", "ro"})
+              .code == 0);
+  const fs::path small = place.work() / "model/spiece.model";
+  const fs::path large = place.work() / "other/spiece.model";
+  REQUIRE(fs::file_size(large) > fs::file_size(small));
+  fs::copy_file(large, small, fs::copy_options::overwrite_existing);
+  place.write("in.txt", "The house.\n");
+  const outcome ended = place.run({bin + "/t5_tiny_translate", "--model_name_or_path", "model", "--input",
+                                   "in.txt", "--output", "out.txt"});
+  INFO(ended.err);
+  CHECK(ended.code == 2);
+  CHECK(ended.err.find("model/spiece.model has ") != std::string::npos);
+  CHECK(ended.err.find("they do not belong together; give the model's own tokenizer") != std::string::npos);
+  CHECK(!fs::exists(place.work() / "out.txt"));
+}

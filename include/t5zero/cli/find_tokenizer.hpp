@@ -44,6 +44,17 @@ namespace t5zero::cli {
   return text;
 }
 
+/// Throws input_error if a tokenizer of `ids` has more than the model has embedding rows. flag: what named
+/// the tokenizer, empty if it is the model's own.
+inline void check_tokenizer_fits(const model_files& files, index_t ids, const std::string& flag) {
+  const index_t rows = files.config.shape.vocab_size;
+  if (ids <= rows) return;
+  throw input_error((flag.empty() ? "" : flag + ": ") + files.tokenizer_file->string() + " has " +
+                    std::to_string(ids) + " ids, " + files.source + " " + std::to_string(rows) +
+                    " embedding rows: they do not belong together; give the model's own tokenizer" +
+                    (flag.empty() ? "" : ", which is found without the flag"));
+}
+
 /// The embedding rows of a model that begins anew follow its tokenizer; others must have enough. A
 /// config.json's number stays where it is enough. own_tokenizer: trained for this run.
 inline void fit_vocabulary(const options& chosen, model_files& files, index_t ids, bool own_tokenizer) {
@@ -51,12 +62,7 @@ inline void fit_vocabulary(const options& chosen, model_files& files, index_t id
   const bool follows = own_tokenizer || (chosen.from_scratch && files.config.json.empty());
   // Rounded up as the published one is (32100 to 32128).
   if (follows || (chosen.from_scratch && ids > shape.vocab_size)) shape.vocab_size = round_up(ids, 64);
-  if (ids <= shape.vocab_size) return;
-  const std::string flag = chosen.tokenizer_name ? "--tokenizer_name " + *chosen.tokenizer_name + ": " : "";
-  throw input_error(flag + files.tokenizer_file->string() + " has " + std::to_string(ids) + " ids, " +
-                    files.source + " " + std::to_string(shape.vocab_size) +
-                    " embedding rows: they do not belong together; give the model's own tokenizer" +
-                    (chosen.tokenizer_name ? ", which is found without the flag" : ""));
+  check_tokenizer_fits(files, ids, chosen.tokenizer_name ? "--tokenizer_name " + *chosen.tokenizer_name : "");
 }
 
 }  // namespace t5zero::cli

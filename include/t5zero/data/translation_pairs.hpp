@@ -16,6 +16,7 @@
 
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
+#include <t5zero/core/utf8.hpp>
 #include <t5zero/data/delimited_text.hpp>
 
 namespace t5zero {
@@ -40,32 +41,6 @@ inline std::string language_key(const std::string& lang) {
   return lang.substr(0, lang.find('_'));
 }
 
-/// Throws input_error naming the byte, from 1, after `where` if `line` is not UTF-8.
-inline void check_utf8(std::string_view line, const std::string& where) {
-  for (std::size_t i = 0; i < line.size();) {
-    const auto lead = static_cast<unsigned char>(line[i]);
-    const std::size_t length = lead < 0x80         ? 1
-                               : (lead >> 5) == 6  ? 2
-                               : (lead >> 4) == 14 ? 3
-                               : (lead >> 3) == 30 ? 4
-                                                   : 0;
-    bool good = length > 0 && i + length <= line.size() && lead != 0xc0 && lead != 0xc1 && lead < 0xf5;
-    for (std::size_t j = 1; good && j < length; ++j)
-      good = (static_cast<unsigned char>(line[i + j]) >> 6) == 2;
-    if (good &&
-        length > 2) {  // Unicode table 3-7: no longer form of a shorter one, no surrogate, no end beyond
-      const auto second = static_cast<unsigned char>(line[i + 1]);
-      good = (lead != 0xe0 || second >= 0xa0) && (lead != 0xed || second < 0xa0) &&
-             (lead != 0xf0 || second >= 0x90) && (lead != 0xf4 || second < 0x90);
-    }
-    if (!good) {
-      throw input_error(where + ": not UTF-8 at byte " + std::to_string(i + 1) +
-                        "; convert the file (iconv -t UTF-8)");
-    }
-    i += length;
-  }
-}
-
 inline void skip_byte_order_mark(std::istream& file) {
   std::array<char, 3> start{};
   file.read(start.data(), 3);
@@ -74,7 +49,19 @@ inline void skip_byte_order_mark(std::istream& file) {
   file.seekg(0);
 }
 
-/// Passes over white space that ends in the last of the line breaks before the first text; gives their count.
+/// Whether the first text is JSON's "[", behind any white space of JSON; the file stands where it stood.
+inline bool begins_array(std::istream& file) {
+  const auto start = file.tellg();
+  char first = ' ';
+  while ((first == ' ' || first == '\t' || first == '\n' || first == '\r') && file.get(first)) {
+  }
+  file.clear();
+  file.seekg(start);
+  return first == '[';
+}
+
+/// Passes over the line breaks before the first text, gives the count of lines. Blanks belong to the text: a
+/// file of columns may begin with one.
 inline index_t skip_blank(std::istream& file) {
   index_t lines = 0;
   while (file.peek() == '\n' || file.peek() == '\r') lines += file.get() == '\n' ? 1 : 0;
@@ -149,13 +136,9 @@ inline nlohmann::json parse_row(std::string_view text, const std::string& where)
   };
   auto at_line = [&](index_t number) { return path.string() + ":" + std::to_string(number); };
   detail::skip_byte_order_mark(file);
-  const index_t blank_lines = detail::skip_blank(file);
-  if (file.peek() == std::ifstream::traits_type::eof()) {
-    throw input_error(path.string() + ": the file is empty; it needs at least one pair");
-  }
-  if (extension == ".json" && file.peek() == '[') {
+  if (extension == ".json" && detail::begins_array(file)) {
     const std::string all(std::istreambuf_iterator<char>(file), {});
-    detail::check_utf8(all, path.string());
+    check_utf8(all, path.string());
     const nlohmann::json rows = detail::parse_row(all, path.string());
     if (rows.empty()) throw input_error(path.string() + ": no pairs; it needs at least one");
     for (std::size_t i = 0; i < rows.size() && !full(); ++i) {
@@ -163,6 +146,10 @@ inline nlohmann::json parse_row(std::string_view text, const std::string& where)
           detail::pair_of_object(rows[i], options, path.string() + ": row " + std::to_string(i + 1)));
     }
     return pairs;
+  }
+  const index_t blank_lines = detail::skip_blank(file);
+  if (file.peek() == std::ifstream::traits_type::eof()) {
+    throw input_error(path.string() + ": the file is empty; it needs at least one pair");
   }
   if (extension == ".csv" || extension == ".tsv") {
     delimited_reader reader(file, extension == ".tsv" ? '\t' : ',', extension == ".csv", path.string(),
@@ -185,7 +172,7 @@ inline nlohmann::json parse_row(std::string_view text, const std::string& where)
                           "; quote fields that hold separators, remove stray line breaks");
       }
       for (const std::size_t column : {source, target}) {
-        detail::check_utf8(fields[column], here + ": column " + std::to_string(column + 1));
+        check_utf8(fields[column], here + ": column " + std::to_string(column + 1));
       }
       pairs.push_back({fields[source], has_targets ? fields[target] : "", has_targets});
     }
@@ -194,7 +181,7 @@ inline nlohmann::json parse_row(std::string_view text, const std::string& where)
     for (index_t number = 1 + blank_lines; !full() && std::getline(file, line); ++number) {
       if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
       const std::string here = at_line(number);
-      detail::check_utf8(line, here);
+      check_utf8(line, here);
       pairs.push_back(detail::pair_of_object(detail::parse_row(line, here), options, here));
     }
   }
