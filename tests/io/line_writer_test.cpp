@@ -1,6 +1,7 @@
 // Lines to files that appear whole.
 #include <t5zero/io/line_writer.hpp>
 
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -72,4 +73,23 @@ TEST_CASE("names that cannot be written are refused at once", "[io]") {
   CHECK_THROWS_AS(line_writer(scratch.path.string(), "--output"), t5zero::io_error);
   CHECK_THROWS_AS(line_writer((scratch.path / "none" / "a.txt").string(), "--output"), t5zero::io_error);
   CHECK(fs::is_empty(scratch.path));
+}
+
+TEST_CASE("what a killed program left of the same file goes, and nothing else", "[io]") {
+  const scratch_directory scratch;
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  const std::string gone = std::to_string(child) + ".partial";
+  const std::string lives = std::to_string(::getppid()) + ".partial";
+  for (const std::string& name :
+       {".a.txt." + gone, ".b.txt." + gone, ".a.txt." + lives, std::string(".a.txt.partial")})
+    std::ofstream(scratch.path / name) << "half a line";
+  line_writer lines((scratch.path / "a.txt").string(), "--output");
+  lines.finish();
+  CHECK(!fs::exists(scratch.path / (".a.txt." + gone)));
+  CHECK(fs::exists(scratch.path / (".b.txt." + gone)));
+  CHECK(fs::exists(scratch.path / (".a.txt." + lives)));
+  CHECK(fs::exists(scratch.path / ".a.txt.partial"));
 }

@@ -16,6 +16,7 @@
 #include <t5zero/io/atomic_save.hpp>
 #include <t5zero/io/checkpoint_directory.hpp>
 #include <t5zero/io/directory_lock.hpp>
+#include <t5zero/io/stale_partials.hpp>
 #include <t5zero/train/interval.hpp>
 #include <t5zero/train/python_repr.hpp>
 

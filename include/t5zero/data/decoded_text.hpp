@@ -6,6 +6,8 @@
 #include <string_view>
 #include <utility>
 
+#include <t5zero/core/replaced.hpp>
+
 namespace t5zero {
 
 /// Without white space at both ends. ASCII's is enough: the tokenizer's normaliser turns every other kind
@@ -32,15 +34,7 @@ namespace t5zero {
       {" 've", "'ve"},
       {" 're", "'re"},
   }};
-  for (const auto& [from, to] : replacements) {
-    std::string result;
-    std::size_t done = 0;
-    for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, done)) {
-      result.append(text, done, at - done).append(to);
-      done = at + from.size();
-    }
-    text = result.append(text, done);
-  }
+  for (const auto& [from, to] : replacements) text = replaced(text, from, to);
   return text;
 }
 

@@ -20,8 +20,17 @@
 
 namespace t5zero {
 
+/// Makes the names in a directory last, where the file system can.
+inline void sync_directory(const std::filesystem::path& directory) {
+  const int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  ::fsync(descriptor);
+  ::close(descriptor);
+}
+
 /// Writes several files of one directory. Until `commit`, the files that were there before stay as they are;
-/// without it, or after an error before it, nothing is left behind.
+/// without it, or after an error before it, nothing is left behind; a kill leaves
+/// ".name.<pid>.partial" (see stale_partials.hpp).
 class atomic_save {
  public:
   /// Creates the directory if need be. Throws io_error.
@@ -102,12 +111,6 @@ class atomic_save {
   }
 
  private:
-  static void sync_directory(const std::filesystem::path& directory) {
-    const int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (descriptor < 0) return;
-    ::fsync(descriptor);
-    ::close(descriptor);
-  }
   void remove_created() noexcept {
     for (const std::filesystem::path& made : created_)
       ::rmdir(made.c_str());  // fails, as it should, when files are in it

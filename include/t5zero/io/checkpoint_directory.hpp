@@ -3,12 +3,10 @@
 #pragma once
 
 #include <fcntl.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -22,6 +20,7 @@
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/io/atomic_save.hpp>
+#include <t5zero/io/stale_partials.hpp>
 
 namespace t5zero {
 
@@ -33,21 +32,7 @@ struct checkpoint_directory {
 
 namespace detail {
 
-/// The digits of `text` as a number, -1 if it is anything else.
-[[nodiscard]] inline index_t digits_of(std::string_view text) {
-  index_t value = -1;
-  const auto end = std::from_chars(text.data(), text.data() + text.size(), value);
-  return end.ec == std::errc{} && end.ptr == text.data() + text.size() && !text.starts_with('-') ? value : -1;
-}
-
 inline constexpr std::string_view checkpoint_prefix = "checkpoint-";
-
-inline void sync_directory(const std::filesystem::path& directory) {
-  const int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return;
-  ::fsync(descriptor);
-  ::close(descriptor);
-}
 
 /// The name of `directory` while this process works on it: hidden, beside it.
 [[nodiscard]] inline std::filesystem::path hidden_name(const std::filesystem::path& directory,
@@ -162,35 +147,7 @@ inline void save_checkpoint(const std::filesystem::path& output, index_t step,
     fs::remove_all(hidden, ignored);
     throw;
   }
-  detail::sync_directory(output);
-}
-
-/// Removes what killed processes left half-written or half-removed: names like ".x.<pid>.partial" whose
-/// process is gone. Those of living processes stay. What was to be replaced and has no successor yet gets its
-/// name back.
-inline void remove_stale_partials(const std::filesystem::path& output) {
-  namespace fs = std::filesystem;
-  std::vector<fs::path> stale;
-  std::error_code failure;
-  for (const auto& entry : fs::directory_iterator(output, failure)) {
-    std::string name = entry.path().filename().string();
-    if (!name.starts_with('.')) continue;
-    const std::size_t suffix = name.rfind('.');
-    const std::string why = name.substr(suffix);
-    if (why != ".partial" && why != ".removed" && why != ".replaced") continue;
-    name.resize(suffix);
-    const std::size_t number = name.rfind('.') + 1;
-    const index_t process = detail::digits_of(std::string_view(name).substr(number));
-    if (process <= 0 || process > 0x7fffffff) continue;
-    const bool lives = ::kill(static_cast<pid_t>(process), 0) == 0 || errno == EPERM;
-    if (lives && process != ::getpid()) continue;
-    stale.push_back(entry.path());
-    if (why != ".replaced" || number < 3) continue;
-    const fs::path target = output / name.substr(1, number - 2);
-    if (fs::exists(fs::symlink_status(target, failure))) continue;
-    if (::rename(entry.path().c_str(), target.c_str()) == 0) stale.pop_back();
-  }
-  for (const fs::path& path : stale) fs::remove_all(path, failure);
+  sync_directory(output);
 }
 
 }  // namespace t5zero

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include <t5zero/core/error.hpp>
+#include <t5zero/io/shard_name.hpp>
 
 namespace t5zero {
 
@@ -89,15 +91,8 @@ namespace detail {
 /// Whether the names are <split>-00000-of-0000N<extension> for all of N.
 inline bool are_all_shards(const std::vector<std::filesystem::path>& sorted, const std::string& split,
                            const std::string& extension) {
-  const auto digits = [](std::size_t number) {
-    const std::string text = std::to_string(number);
-    return std::string(text.size() < 5 ? 5 - text.size() : 0, '0') + text;
-  };
-  for (std::size_t i = 0; i < sorted.size(); ++i) {
-    std::string expected = split;
-    expected.append("-").append(digits(i)).append("-of-").append(digits(sorted.size())).append(extension);
-    if (sorted[i].filename() != expected) return false;
-  }
+  for (std::size_t i = 0; i < sorted.size(); ++i)
+    if (sorted[i].filename() != shard_name(split + "-", i, sorted.size(), extension)) return false;
   return true;
 }
 

@@ -13,10 +13,13 @@
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/io/atomic_save.hpp>
+#include <t5zero/io/stale_partials.hpp>
 
 namespace t5zero {
 
-/// Until `finish`, a file that had the name before stays as it is; without it, nothing is left behind.
+/// Until `finish`, a file that had the name before stays as it is; without it, nothing is left behind. A
+/// signal that ends the program leaves ".name.<pid>.partial", which goes when the next one writes the same
+/// file.
 class line_writer {
  public:
   /// "-": standard output, line by line. So are pipes and devices. Throws io_error naming `flag`.
@@ -40,6 +43,7 @@ class line_writer {
     }
     name_ = target.filename().string();
     try {
+      remove_stale_partials_of(target);
       save_.emplace(target.parent_path());
       save_->begin(name_);
     } catch (const io_error&) {

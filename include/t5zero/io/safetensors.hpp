@@ -30,6 +30,7 @@
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/io/atomic_save.hpp>
+#include <t5zero/io/shard_name.hpp>
 #include <t5zero/io/strict_json.hpp>
 
 namespace t5zero {
@@ -266,17 +267,12 @@ struct tensor_to_save {
 
 namespace detail {
 
-inline std::string five_digits(std::size_t number) {
-  const std::string digits = std::to_string(number);
-  return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
-}
-
 /// Names of shards begin so. The second is for a save beside shards of as many parts, which stay whole until
 /// the index names the others.
 inline constexpr std::array<std::string_view, 2> shard_prefixes = {"model-", "model-b-"};
 
-inline std::string shard_name(std::string_view prefix, std::size_t number, std::size_t shards) {
-  return std::string(prefix) + five_digits(number) + "-of-" + five_digits(shards) + ".safetensors";
+inline std::string weights_name(std::string_view prefix, std::size_t number, std::size_t shards) {
+  return shard_name(prefix, number, shards, ".safetensors");
 }
 
 /// model-00001-of-00002.safetensors
@@ -292,7 +288,7 @@ inline bool is_shard_name(std::string_view name) {
 /// The prefix whose shards the index in the directory does not name.
 inline std::string_view free_shard_prefix(const std::filesystem::path& directory, std::size_t shards) {
   std::ifstream index(directory / "model.safetensors.index.json", std::ios::binary);
-  const std::string first = shard_name(shard_prefixes[0], 1, shards);
+  const std::string first = weights_name(shard_prefixes[0], 1, shards);
   for (std::string line; std::getline(index, line);) {
     if (line.find(first) != std::string::npos) return shard_prefixes[1];
   }
@@ -341,7 +337,7 @@ inline void save_model_tensors(atomic_save& save, std::vector<tensor_to_save> te
     shards.back().push_back(std::move(tensor));
   }
   const std::string_view prefix = detail::free_shard_prefix(save.directory(), shards.size());
-  const std::string first = detail::shard_name(prefix, 1, shards.size());
+  const std::string first = detail::weights_name(prefix, 1, shards.size());
   const std::string suffix = first.substr(first.find("-of-"));
   // Weights of an earlier save in other files would be read instead of, or beside, these.
   for (const auto& entry : std::filesystem::directory_iterator(save.directory())) {
@@ -359,7 +355,7 @@ inline void save_model_tensors(atomic_save& save, std::vector<tensor_to_save> te
   nlohmann::ordered_json index;
   index["metadata"] = {{"total_size", total}};
   for (std::size_t i = 0; i < shards.size(); ++i) {
-    const std::string name = detail::shard_name(prefix, i + 1, shards.size());
+    const std::string name = detail::weights_name(prefix, i + 1, shards.size());
     for (const tensor_to_save& tensor : shards[i]) index["weight_map"][tensor.name] = name;
     detail::write_safetensors(save, name, shards[i]);
   }

@@ -17,6 +17,7 @@
 
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
+#include <t5zero/core/replaced.hpp>
 
 namespace t5zero {
 
@@ -56,16 +57,6 @@ namespace detail {
   return words;
 }
 
-[[nodiscard]] inline std::string replaced(std::string_view text, std::string_view from, std::string_view to) {
-  std::string result;
-  std::size_t done = 0;
-  for (std::size_t at = text.find(from); at != std::string_view::npos; at = text.find(from, done)) {
-    result.append(text, done, at - done).append(to);
-    done = at + from.size();
-  }
-  return result.append(text.substr(done));
-}
-
 [[nodiscard]] constexpr bool is_digit(char c) {
   return c >= '0' && c <= '9';
 }
@@ -95,14 +86,14 @@ template <class First, class Second, class Out>
 
 /// The 13a tokenisation of one segment, tokens joined by single spaces.
 [[nodiscard]] inline std::string tokenize_13a(std::string_view segment) {
-  std::string text = detail::replaced(segment, "<skipped>", "");
-  text = detail::replaced(text, "-\n", "");
-  text = detail::replaced(text, "\n", " ");
+  std::string text = replaced(segment, "<skipped>", "");
+  text = replaced(text, "-\n", "");
+  text = replaced(text, "\n", " ");
   if (text.find('&') != std::string::npos) {
-    text = detail::replaced(text, "&quot;", "\"");
-    text = detail::replaced(text, "&amp;", "&");
-    text = detail::replaced(text, "&lt;", "<");
-    text = detail::replaced(text, "&gt;", ">");
+    text = replaced(text, "&quot;", "\"");
+    text = replaced(text, "&amp;", "&");
+    text = replaced(text, "&lt;", "<");
+    text = replaced(text, "&gt;", ">");
   }
   std::string spaced = " ";
   for (const char c : text) {

@@ -136,7 +136,7 @@ class chart {
  public:
   chart(std::string title, std::string unit) : title_(std::move(title)), unit_(std::move(unit)) {}
 
-  /// css: class of the curve, "curve" or "second".
+  /// smooths: drawn faint, with a smoothed curve over it.
   void add(std::string name, const std::vector<chart_point>& points, bool smooths = false) {
     std::vector<chart_point> finite;
     for (const chart_point& point : points) {
