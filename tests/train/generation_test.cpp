@@ -24,9 +24,15 @@ struct hypothesis {
   double score = 0.0;
 };
 
+/// Keeps the search in its own memory, as GPUs do.
+struct searching_backend : t5zero::cpu::backend {
+  static constexpr t5zero::index_t search_steps = 3;
+};
+
 /// Two sentences through the tiny model of T5's initialisation, its weights times `factor`.
+template <class Backend = t5zero::cpu::backend>
 std::vector<hypothesis> generate(const generation_options& options, float factor = 1.0F) {
-  using run = t5zero::run<golden::tiny_relu, t5zero::zero_0, t5zero::fp32, t5zero::cpu::backend>;
+  using run = t5zero::run<golden::tiny_relu, t5zero::zero_0, t5zero::fp32, Backend>;
   golden::ragged_batch batch;
   golden::add_row(batch, {5, 6, 7, 1}, {1});
   golden::add_row(batch, {9, 1}, {1});
@@ -53,15 +59,6 @@ TEST_CASE("generation equals transformers' token for token", "[train][golden]") 
   golden::check_generation<golden::tiny_gated, backend>();
   golden::check_generation<golden::tiny_gated_tied, backend>();
 }
-
-namespace {
-
-/// Keeps the search in its own memory, as GPUs do.
-struct searching_backend : t5zero::cpu::backend {
-  static constexpr t5zero::index_t search_steps = 3;
-};
-
-}  // namespace
 
 TEST_CASE("generation by a search in the backend's memory equals transformers', too", "[train][golden]") {
   if (!golden::available()) return skip_test("no golden values");
@@ -128,6 +125,7 @@ TEST_CASE("a generation whose scores are NaN is an error, however it searches", 
   generation_options options;
   options.max_length = 12;
   CHECK_THROWS_AS(generate(options, nan), t5zero::numeric_error);
+  CHECK_THROWS_AS(generate<searching_backend>(options, nan), t5zero::numeric_error);
   options.do_sample = true;
   CHECK_THROWS_AS(generate(options, nan), t5zero::numeric_error);
   options.top_k = 0;
@@ -135,4 +133,5 @@ TEST_CASE("a generation whose scores are NaN is an error, however it searches", 
   options.do_sample = false;
   options.num_beams = 4;
   CHECK_THROWS_AS(generate(options, nan), t5zero::numeric_error);
+  CHECK_THROWS_AS(generate<searching_backend>(options, nan), t5zero::numeric_error);
 }

@@ -56,7 +56,7 @@ struct search_hypothesis {
 struct search_sentence {
   std::int32_t finished = 0;  ///< hypotheses, at most the beams
   std::int32_t closed = 0;    ///< none will be added
-  std::int32_t failed = 0;    ///< closed without one: none of its scores is finite
+  std::int32_t failed = 0;    ///< closed without a result: none of its scores is finite
   std::int32_t length = 1;    ///< tokens of its rows, the start token included
 };
 
@@ -172,10 +172,14 @@ T5ZERO_HOST_DEVICE inline void inherit_keys(const search_arrays& search, index_t
   }
   for (index_t k = 0; k < search.beams; ++k) keys[k * search.key_stride] = held[k * stride];
 }
-/// Greedy search: sentence b, which is not closed, goes on with `id`.
+/// Greedy search: sentence b, which is not closed, goes on with `id`, its best token.
 T5ZERO_HOST_DEVICE inline void extend_greedy(const search_arrays& search, const search_rules& rules,
-                                             index_t b, std::int32_t id) {
+                                             index_t b, float score, std::int32_t id) {
   search_sentence& state = search.states[b];
+  if (!(score - score == 0.0F)) {  // not finite
+    state.failed = state.closed = 1;
+    return;
+  }
   const index_t length = state.length;
   extend_row(search, b, 0, length, 0, id);
   state.length = static_cast<std::int32_t>(length) + 1;

@@ -141,6 +141,7 @@ inline void bind_running(option_binder& bind, options& to) {
   bind.boolean("tf32", to.tf32);
   bind.boolean("use_cpu", to.use_cpu);
   bind.boolean("no_cuda", to.use_cpu);
+  bind.boolean("cuda_graphs", to.cuda_graphs);
   bind.integer("threads", to.threads, 0, "a number of threads, or 0 for all cores,", most_threads);
   bind.integer("num_gpus", to.num_gpus, 1, "a number of ranks of at least 1");
   bind.integer("local_rank", to.local_rank, -1, "a rank, or -1 for none,");

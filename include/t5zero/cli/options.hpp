@@ -93,6 +93,7 @@ struct options {
   std::optional<bool> tf32;
   bool use_cpu = false;
   index_t threads = 0;  ///< 0: all cores
+  bool cuda_graphs = true;
   index_t num_gpus = 1, local_rank = -1;
   std::optional<std::string> deepspeed;  ///< the file as given
   bool gradient_checkpointing = false;

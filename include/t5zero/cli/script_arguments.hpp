@@ -8,7 +8,7 @@
 namespace t5zero {
 
 /// Arguments that exist only here.
-inline constexpr std::array<argument_verdict, 7> own_arguments = {{
+inline constexpr std::array<argument_verdict, 8> own_arguments = {{
     {"help", argument_kind::flag, verdict::honoured, "False", "print the options and exit"},
     {"help_all", argument_kind::flag, verdict::honoured, "False",
      "print every argument with its verdict and exit"},
@@ -18,6 +18,8 @@ inline constexpr std::array<argument_verdict, 7> own_arguments = {{
     {"save_dtype", argument_kind::value, verdict::honoured, "auto",
      "element type of saved weights: auto, fp32 or 16bit"},
     {"threads", argument_kind::value, verdict::honoured, "0", "CPU threads; 0: all cores"},
+    {"cuda_graphs", argument_kind::flag, verdict::honoured, "True",
+     "replay a GPU's steps as graphs; without: the same numbers, slower"},
     {"num_gpus", argument_kind::value, verdict::honoured, "1",
      "ranks of this host; the launcher's flag, 1 here"},
 }};

@@ -66,6 +66,7 @@ template <class Backend>
   trainer_options settings;
   settings.trains = chosen.do_train;
   settings.threads = threads_of<Backend>(chosen);
+  settings.uses_graphs = chosen.cuda_graphs;
   settings.gradient_accumulation = chosen.gradient_accumulation_steps;
   settings.recomputes_activations = chosen.gradient_checkpointing;
   settings.max_grad_norm = chosen.max_grad_norm;

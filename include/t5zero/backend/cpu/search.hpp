@@ -40,7 +40,7 @@ inline void advance_search(execution& /*execution*/, const search_arrays& search
     search_sentence& state = search.states[b];
     if (state.closed != 0) continue;
     if (beams == 1) {
-      t5zero::detail::extend_greedy(search, rules, b, ids(b, 0));
+      t5zero::detail::extend_greedy(search, rules, b, scores(b, 0), ids(b, 0));
       continue;
     }
     merged.clear();

@@ -258,7 +258,7 @@ __global__ void __launch_bounds__(Threads)
   if (thread < count) own = candidate(thread);
   if (before.closed != 0) return;
   if (beams == 1) {
-    if (thread == 0) t5zero::detail::extend_greedy(search, rules, b, own.id);
+    if (thread == 0) t5zero::detail::extend_greedy(search, rules, b, own.score, own.id);
     return;
   }
   // One number in the candidates' order: by score, then the lower beam and id.
