@@ -1,9 +1,11 @@
 // Lines to files that appear whole.
 #include <t5zero/io/line_writer.hpp>
 
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -73,6 +75,57 @@ TEST_CASE("names that cannot be written are refused at once", "[io]") {
   CHECK_THROWS_AS(line_writer(scratch.path.string(), "--output"), t5zero::io_error);
   CHECK_THROWS_AS(line_writer((scratch.path / "none" / "a.txt").string(), "--output"), t5zero::io_error);
   CHECK(fs::is_empty(scratch.path));
+}
+
+TEST_CASE("a refusal gives the system's reason", "[io]") {
+  const scratch_directory scratch;
+  const auto refusal = [](const std::string& path) {
+    try {
+      line_writer(path, "--output");
+    } catch (const t5zero::io_error& refused) {
+      return std::string(refused.what());
+    }
+    return std::string("nothing thrown");
+  };
+  std::ofstream(scratch.path / "file") << "before";
+  CHECK(refusal(scratch.path.string()) ==
+        "--output " + scratch.path.string() + ": cannot be written (Is a directory); name another file");
+  CHECK(refusal((scratch.path / "none/a.txt").string()).find("(No such file or directory)") !=
+        std::string::npos);
+  CHECK(refusal((scratch.path / "file/a.txt").string()).find("(Not a directory)") != std::string::npos);
+  CHECK(refusal("").find("its name is empty") != std::string::npos);
+}
+
+TEST_CASE("a bare name is a file of the working directory", "[io]") {
+  const scratch_directory scratch;
+  const fs::path before = fs::current_path();
+  fs::current_path(scratch.path);
+  {
+    line_writer lines("a.txt", "--output");
+    lines.add("one");
+    lines.finish();
+  }
+  fs::current_path(before);
+  CHECK(text_of(scratch.path / "a.txt") == "one\n");
+}
+
+TEST_CASE("what a shell opened is written to behind what is in it", "[io]") {
+  const scratch_directory scratch;
+  const fs::path file = scratch.path / "a.txt";
+  std::ofstream(file) << "before\n";
+  const int opened = ::open(file.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  std::array<int, 2> ends{};
+  REQUIRE(::pipe(ends.data()) == 0);
+  for (const int descriptor : {opened, ends[1]}) {
+    line_writer lines("/dev/fd/" + std::to_string(descriptor), "--output");
+    lines.add("one");
+    lines.finish();
+  }
+  CHECK(text_of(file) == "before\none\n");
+  std::array<char, 8> got{};
+  CHECK(::read(ends[0], got.data(), got.size()) == 4);
+  CHECK(std::string(got.data(), 4) == "one\n");
+  for (const int descriptor : {opened, ends[0], ends[1]}) ::close(descriptor);
 }
 
 TEST_CASE("what a killed program left of the same file goes, and nothing else", "[io]") {

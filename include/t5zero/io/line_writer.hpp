@@ -1,6 +1,10 @@
 // Lines to standard output as they come, or to a file that appears when all are there.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -17,6 +21,18 @@
 
 namespace t5zero {
 
+namespace detail {
+
+/// Whether a path names what a process has open, as /dev/stdout and the shell's >(command) do: links that
+/// lead to no name of a file system.
+[[nodiscard]] inline bool names_open_file(const std::filesystem::path& path) {
+  const std::string text = path.lexically_normal().string();
+  constexpr std::array<std::string_view, 4> places = {"/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/"};
+  return std::any_of(places.begin(), places.end(), [&](auto place) { return text.starts_with(place); });
+}
+
+}  // namespace detail
+
 /// Until `finish`, a file that had the name before stays as it is; without it, nothing is left behind. A
 /// signal that ends the program leaves ".name.<pid>.partial", which goes when the next one writes the same
 /// file.
@@ -29,25 +45,28 @@ class line_writer {
       stream_ = &std::cout;
       return;
     }
+    if (path.empty()) cannot("its name is empty");
     std::error_code unknown;
-    // A link is followed: the file it names is replaced, not the link.
-    const fs::path target = fs::weakly_canonical(path, unknown);
-    const fs::file_status status = fs::status(target, unknown);
-    if (path.empty() || fs::is_directory(status) || !fs::is_directory(target.parent_path(), unknown))
-      cannot();
-    if (fs::exists(status) && !fs::is_regular_file(status)) {
-      opened_.open(target, std::ios::binary);
-      if (!opened_) cannot();
+    const fs::file_status status = fs::status(path, unknown);
+    if (fs::is_directory(status)) cannot(std::strerror(EISDIR));
+    if (detail::names_open_file(path) || (fs::exists(status) && !fs::is_regular_file(status))) {
+      // A file that a shell opened keeps what is in it.
+      opened_.open(path, std::ios::binary | std::ios::app);
+      if (!opened_) cannot(std::strerror(errno));
       stream_ = &opened_;
       return;
     }
+    // A link is followed: the file it names is replaced, not the link. Absolute: a bare name has no parent.
+    const fs::path target = fs::weakly_canonical(fs::absolute(path), unknown);
+    const fs::file_status parent = fs::status(target.parent_path(), unknown);
+    if (!fs::is_directory(parent)) cannot(fs::exists(parent) ? std::strerror(ENOTDIR) : unknown.message());
     name_ = target.filename().string();
     try {
       remove_stale_partials_of(target);
       save_.emplace(target.parent_path());
       save_->begin(name_);
-    } catch (const io_error&) {
-      cannot();
+    } catch (const io_error& failure) {
+      cannot(failure.what());
     }
   }
 
@@ -77,7 +96,9 @@ class line_writer {
   }
 
  private:
-  [[noreturn]] void cannot() const { throw io_error(flag_ + ": cannot be written; name another file"); }
+  [[noreturn]] void cannot(const std::string& why) const {
+    throw io_error(flag_ + ": cannot be written (" + why + "); name another file");
+  }
 
   std::string flag_;
   std::string name_;
