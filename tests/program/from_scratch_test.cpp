@@ -1,4 +1,5 @@
 // Models that begin anew: which tokenizer they have, and that their vocabulary fits it.
+#include <filesystem>
 #include <string>
 
 #include <nlohmann/json.hpp>
@@ -83,4 +84,41 @@ TEST_CASE("tokenizer and vocabulary of a model from scratch", "[program]") {
   CHECK(refused.code == 2);
   CHECK(refused.err.find("--tokenizer_name large: ") != std::string::npos);
   CHECK(refused.err.find("found without the flag") != std::string::npos);
+}
+
+TEST_CASE("texts that a tokenizer cannot be trained on, or that it does not know", "[program]") {
+  const training_sandbox place;
+  for (const char* text : {"", "  "}) {
+    place.write("blank.jsonl",
+                R"({"translation": {"en": ")" + std::string(text) + R"(", "ro": ")" + text + "\"}}\n");
+    const outcome refused = place.trains({"--train_file", "blank.jsonl", "--output_dir", "blank"});
+    INFO(refused.err);
+    CHECK(refused.code == 2);
+    CHECK(refused.err.find("--train_file blank.jsonl: no SentencePiece model can be trained") !=
+          std::string::npos);
+    CHECK(!std::filesystem::exists(place.work() / "blank"));
+  }
+  // Long lines are learnt from like short ones.
+  std::string words_of_it;
+  while (words_of_it.size() < 9000) words_of_it += "the quick brown fox jumps over 13 lazy dogs; ";
+  std::string rows;
+  for (int i = 0; i < 4; ++i)
+    rows += nlohmann::json{{"translation", {{"en", words_of_it}, {"ro", words_of_it}}}}.dump() + "\n";
+  rows += R"({"translation": {"en": "a b", "ro": "c"}})"
+          "\n";
+  place.write("long.jsonl", rows);
+  const outcome learnt =
+      place.trains({"--train_file", "long.jsonl", "--output_dir", "long", "--max_steps", "1"});
+  INFO(learnt.err);
+  REQUIRE(learnt.code == 0);
+  CHECK(learnt.err.find("unknown tokens: 0\n") != std::string::npos);
+  CHECK(learnt.err.find("unknown to the tokenizer") == std::string::npos);
+  // Another alphabet.
+  place.write("other.jsonl", R"({"translation": {"en": "a \u65e5\u672c \u8a9e a", "ro": "\u65e5 b"}})"
+                             "\n");
+  const outcome other = place.trains({"--train_file", "other.jsonl", "--tokenizer_name", "long",
+                                      "--output_dir", "other", "--max_steps", "1"});
+  INFO(other.err);
+  REQUIRE(other.code == 0);
+  CHECK(other.err.find("of the tokens of train are unknown to the tokenizer") != std::string::npos);
 }

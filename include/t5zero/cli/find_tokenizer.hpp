@@ -15,16 +15,21 @@
 
 namespace t5zero::cli {
 
-/// The tokenizer of the model, or one trained on the pairs.
-[[nodiscard]] inline tokenizer make_tokenizer(const model_files& files, const std::vector<text_pair>& pairs,
-                                              const std::string& source_prefix) {
-  if (files.tokenizer_file) return tokenizer::from_file(*files.tokenizer_file);
+/// A tokenizer trained on the pairs. Throws input_error naming the flag that gave them.
+[[nodiscard]] inline tokenizer train_tokenizer(const options& chosen, const std::vector<text_pair>& pairs) {
+  const std::string prefix = chosen.source_prefix.value_or("");
   std::vector<std::string> texts;
   for (const text_pair& pair : pairs) {
-    texts.push_back(source_prefix + pair.source);
+    texts.push_back(prefix + pair.source);
     texts.push_back(pair.target);
   }
-  return {train_sentencepiece(texts, 32000), "the SentencePiece model trained on the given text"};
+  try {
+    return {train_sentencepiece(texts, 32000), "the SentencePiece model trained on the given text"};
+  } catch (const input_error& failure) {
+    const std::string source = chosen.dataset_name ? "--dataset_name " + *chosen.dataset_name
+                                                   : "--train_file " + chosen.train_file.value_or("");
+    throw input_error(source + ": " + failure.what());
+  }
 }
 
 /// The tokenizer that `files` name, or one trained on `pairs`, which is said.
@@ -35,12 +40,11 @@ namespace t5zero::cli {
     throw input_error(
         "--from_scratch without --do_train has no text to train a tokenizer on: give --tokenizer_name");
   }
-  tokenizer text = make_tokenizer(files, pairs, chosen.source_prefix.value_or(""));
-  if (trains) {
-    std::cerr << "Tokenizer: " << text.vocab_size() - tokenizer::n_extra_ids
-              << " pieces, trained on the source and target sentences of " << pairs.size()
-              << " pairs; --tokenizer_name names another\n";
-  }
+  if (!trains) return tokenizer::from_file(*files.tokenizer_file);
+  tokenizer text = train_tokenizer(chosen, pairs);
+  std::cerr << "Tokenizer: " << text.vocab_size() - tokenizer::n_extra_ids
+            << " pieces, trained on the source and target sentences of " << pairs.size()
+            << " pairs; --tokenizer_name names another\n";
   return text;
 }
 

@@ -15,6 +15,12 @@
 
 namespace t5zero::cli {
 
+/// Whether a tokenizer does not fit the texts: in those that it was made for, few tokens in a thousand are
+/// unknown.
+[[nodiscard]] inline bool has_many_unknown(const tokenizing_statistics& statistics) {
+  return statistics.unknown_tokens * 20 > statistics.tokens;
+}
+
 /// Says on standard error what became of the texts. label: of the bar and of that line.
 [[nodiscard]] inline tokenized_dataset tokenize_split(const std::vector<text_pair>& pairs,
                                                       const tokenizer& text, const options& chosen,
@@ -28,6 +34,12 @@ namespace t5zero::cli {
             << " tokens; cut to length: " << statistics.truncated_sources << " sources, "
             << statistics.truncated_targets << " targets; unknown tokens: " << statistics.unknown_tokens
             << "\n";
+  if (has_many_unknown(statistics)) {
+    std::cerr << "warning: " << 100 * statistics.unknown_tokens / statistics.tokens << " % of the tokens of "
+              << label
+              << " are unknown to the tokenizer: what they stand for can be neither learnt nor written; "
+                 "--tokenizer_name names one of these languages\n";
+  }
   return data;
 }
 
