@@ -13,6 +13,7 @@
 
 #include <t5zero/cli/find_model.hpp>
 #include <t5zero/cli/find_tokenizer.hpp>
+#include <t5zero/cli/generation_choice.hpp>
 #include <t5zero/cli/options.hpp>
 #include <t5zero/cli/program.hpp>
 #include <t5zero/cli/translate_options.hpp>
@@ -21,6 +22,7 @@
 #include <t5zero/data/batcher.hpp>
 #include <t5zero/data/decoded_text.hpp>
 #include <t5zero/data/tokenizer.hpp>
+#include <t5zero/io/generation_config.hpp>
 #include <t5zero/io/line_reader.hpp>
 #include <t5zero/io/line_writer.hpp>
 #include <t5zero/io/weights.hpp>
@@ -107,22 +109,19 @@ class line_translator {
   setup.model_name_or_path = chosen.model_name_or_path;
   setup.model_revision = chosen.model_revision;
   setup.cache_dir = chosen.cache_dir;
+  setup.generation_config = chosen.generation_config;
   return setup;
 }
 
-/// Refuses what the generation would refuse. source: of the model. Throws input_error.
-inline void check_generation(const generation_options& how, index_t vocab_size, const std::string& source) {
+/// Refuses what the generation would refuse. Throws input_error.
+inline void check_generation(const generation_options& how, const generation_config& model,
+                             index_t vocab_size) {
   if (how.num_beams > vocab_size) {
     throw input_error("--num_beams " + std::to_string(how.num_beams) + ": the model has only " +
                       std::to_string(vocab_size) + " tokens; give fewer");
   }
-  try {
-    check_generation_options(how, vocab_size);
-  } catch (const contract_error&) {
-    // All else is checked where it is read.
-    throw input_error("the generation_config.json of " + source + ": the id of a token is not below " +
-                      std::to_string(vocab_size) + ", the model's embedding rows; mend it");
-  }
+  check_forced_tokens(model, vocab_size);
+  check_generation_options(how, vocab_size);
 }
 
 /// Drops the first line that is not UTF-8 and those after it; what is wrong with it, if there is one.
@@ -171,7 +170,7 @@ int translate(int argc, char** argv) {
     using translator = cli::line_translator<Run>;
     const batch_shape largest = translator::largest_batch(chosen);
     const model_shape& shape = files.config.shape;
-    cli::check_generation(how, shape.vocab_size, files.source);
+    cli::check_generation(how, files.generation, shape.vocab_size);
     const memory_plan plan =
         Run::plan(shape, largest, trainer<Run>::plan_options_of(translator::settings(chosen, how, shape)));
     if (chosen.plan) {

@@ -53,6 +53,43 @@ TEST_CASE("spellings of translate's flags", "[cli]") {
   CHECK(parse({"-h"}).help_text.find("REQUIRED") == std::string::npos);
 }
 
+TEST_CASE("a flag of translate that is given twice has its last value", "[cli]") {
+  CHECK(parse({"m", "--num_beams", "4", "--num_beams", "2"}).generation.num_beams == 2);
+  CHECK(parse({"m", "--output", "a", "--output=b", "--fp16", "--fp16"}).output == "b");
+  CHECK_FALSE(parse({"m", "--fp16", "--fp16=false"}).fp16);
+}
+
+TEST_CASE("what a model's generation_config.json says of sampling can be taken back", "[cli]") {
+  const auto model = t5zero::parse_generation_config({{"do_sample", true}, {"num_beams", 4}}, "g.json");
+  const auto sampled = [&](std::vector<const char*> words) {
+    words.insert(words.begin(), "translate");
+    return t5zero::parse_translate_options(static_cast<int>(words.size()), words.data(), model).generation;
+  };
+  for (const std::vector<const char*>& words :
+       std::vector<std::vector<const char*>>{{"m", "--do_sample=false"},
+                                             {"--do_sample", "false", "m"},
+                                             {"m", "--no_do_sample"},
+                                             {"m", "--no-do-sample"},
+                                             {"m", "--do_sample", "--do-sample=no"}}) {
+    CHECK_FALSE(sampled(words).do_sample);
+    CHECK(sampled(words).num_beams == 4);
+  }
+  CHECK(sampled({"m", "--num_beams", "1"}).do_sample);
+  CHECK(sampled({"--num_beams", "1", "--do_sample", "m"}).do_sample);
+  const auto refusal_of = [&](const std::vector<const char*>& words) {
+    try {
+      (void)sampled(words);
+    } catch (const t5zero::input_error& refused) {
+      return std::string(refused.what());
+    }
+    return std::string("nothing thrown");
+  };
+  CHECK(refusal_of({"m"}).find("g.json: \"num_beams\" is 4, and g.json has \"do_sample\": true") !=
+        std::string::npos);
+  CHECK(refusal_of({"m", "--num_beams", "2"}).find("--num_beams 2, and g.json has \"do_sample\": true") !=
+        std::string::npos);
+}
+
 TEST_CASE("translate's refusals name flag, value and range", "[cli]") {
   const std::vector<std::pair<std::vector<const char*>, const char*>> cases = {
       {{"m", "--num_beams", "0"}, "--num_beams 0: a number of beams of at least 1 is needed"},
@@ -64,7 +101,8 @@ TEST_CASE("translate's refusals name flag, value and range", "[cli]") {
       {{"m", "--num_beems", "2"}, "did you mean --num_beams?"},
       {{"m", "--max", "2"}, "ambiguous option: --max could match --max_source_length, --max_length"},
       {{"m", "--num_beams"}, "--num_beams: a value is needed after it"},
-      {{"m", "--do_sample=1"}, "--do_sample takes no value"},
+      {{"m", "--do_sample=perhaps"}, "--do_sample perhaps: a truth value is needed"},
+      {{"m", "--no_do_sample=1"}, "--no_do_sample takes no value"},
       {{"m", "-x"}, "unknown option -x"},
       {{"m", "n"}, "--help lists the flags"},
       {{"m", "--model_name_or_path", "n"}, "the model is named twice"},

@@ -2,6 +2,7 @@
 #include <t5zero/io/generation_config.hpp>
 
 #include <string>
+#include <vector>
 
 #include "catch.hpp"
 
@@ -62,7 +63,6 @@ TEST_CASE("what a generation_config.json may not say", "[io]") {
   CHECK(has(refusal({{"early_stopping", "often"}}), "true, false or \"never\""));
   CHECK(has(refusal({{"num_beam_groups", 2}}), "not implemented"));
   CHECK(has(refusal({{"bad_words_ids", json::array({json::array({5})})}}), "bad_words_ids"));
-  CHECK(has(refusal({{"do_sample", true}, {"num_beams", 2}}), "num_beams"));
   CHECK(has(refusal({{"top_p", 2.0}}), "top_p"));
   CHECK(has(refusal({{"do_sample", 1}}), "true or false"));
   CHECK(has(refusal(json::array()), "an object"));
@@ -87,4 +87,16 @@ TEST_CASE("of a config.json the keys about generation are kept, to be saved with
   config.update({{"d_model", 64}, {"task_specific_params", {{"num_beams", 2}}}, {"min_length", nullptr}});
   CHECK(parse(config).json == keys);
   CHECK(parse(json::object()).json == json::object());
+}
+
+TEST_CASE("keys that are none of generation are listed", "[io]") {
+  const auto known = parse({{"num_beams", 4},
+                            {"max_time", nullptr},
+                            {"pad_token_id", 0},
+                            {"_from_model_config", true},
+                            {"transformers_version", "4.57.0"},
+                            {"use_cache", true}});
+  CHECK(known.unknown_keys.empty());
+  const auto unknown = parse({{"no_repeat_ngram", 2}, {"num_beam", 4}, {"num_beams", 2}});
+  CHECK(unknown.unknown_keys == std::vector<std::string>{"no_repeat_ngram", "num_beam"});
 }

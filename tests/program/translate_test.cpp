@@ -260,8 +260,31 @@ TEST_CASE("translations take the place of nothing but an earlier output", "[prog
     place.write("model/generation_config.json", R"({"forced_eos_token_id": 1000000})");
     const outcome forced = translate({"--input", "in.txt"});
     CHECK(forced.code == 2);
-    CHECK(forced.err.find("the id of a token is not below") != std::string::npos);
+    CHECK(forced.err.find("model/generation_config.json: \"forced_eos_token_id\" is 1000000; an id below") !=
+          std::string::npos);
     CHECK(forced.err.find(".hpp") == std::string::npos);
+  }
+  SECTION("a generation_config of one's own stands over the model's, and its unknown keys are named") {
+    place.write("model/generation_config.json", R"({"do_sample": true, "max_time": 3})");
+    const outcome refused = translate({"--input", "in.txt"});
+    CHECK(refused.code == 2);
+    CHECK(refused.err.find("model/generation_config.json: \"max_time\" is 3") != std::string::npos);
+    place.write("own.json", R"({"num_beam": 4, "no_repeat_ngram": 2})");
+    const outcome own = translate({"--input", "in.txt", "--generation_config", "own.json"});
+    INFO(own.err);
+    CHECK(own.code == 0);
+    CHECK(own.err.find("own.json: \"num_beam\" is no key of generation and has no effect; did you mean "
+                       "\"num_beams\"?") != std::string::npos);
+    CHECK(own.err.find("did you mean \"no_repeat_ngram_size\"?") != std::string::npos);
+    place.write("model/generation_config.json", R"({"do_sample": true})");
+    CHECK(translate({"--input", "in.txt", "--do_sample=false", "--num_beams", "2"}).code == 0);
+  }
+  SECTION("a bare name, and what the shell opened") {
+    const outcome streamed = translate({"--input", "in.txt"});
+    REQUIRE(streamed.code == 0);
+    REQUIRE(translate({"--input", "in.txt", "--output", "fresh.txt"}).code == 0);
+    CHECK(content_of(place.work() / "fresh.txt") == streamed.out);
+    CHECK(translate({"--input", "in.txt", "--output", "/dev/stdout"}).out == streamed.out);
   }
   SECTION("else it is replaced") {
     const outcome streamed = translate({"--input", "in.txt"});

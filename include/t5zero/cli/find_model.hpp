@@ -1,8 +1,11 @@
 // From a model's name to its files: configuration, weights, where its tokenizer lies.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <filesystem>
+#include <iostream>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,6 +16,7 @@
 #include <t5zero/cli/cache_of.hpp>
 #include <t5zero/cli/options.hpp>
 #include <t5zero/cli/run_constraints.hpp>
+#include <t5zero/cli/spelling.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/io/generation_config.hpp>
@@ -36,9 +40,11 @@ struct model_files {
 };
 
 /// The generation_config.json that applies: the one of --generation_config (a file, a directory or a Hub
-/// name), else the model's (`directory`, may be empty), else what its config.json says. Throws input_error.
+/// name), else the model's (`directory`, may be empty), else what its config.json says (config_file: its
+/// name). Throws input_error.
 [[nodiscard]] inline generation_config find_generation_config(const options& chosen,
                                                               const model_config& config,
+                                                              const std::string& config_file,
                                                               const std::filesystem::path& directory) {
   namespace fs = std::filesystem;
   constexpr const char* name = "generation_config.json";
@@ -56,9 +62,42 @@ struct model_files {
   }
   if (!directory.empty() && fs::exists(directory / name, ignored))
     return read_generation_config(directory / name);
-  generation_config of_model = parse_generation_config(config.json, "config.json");
+  generation_config of_model = parse_generation_config(config.json, config_file);
+  of_model.unknown_keys.clear();               // it is about more than generation
   of_model.json["_from_model_config"] = true;  // as transformers marks one that it makes so
   return of_model;
+}
+
+/// Says which keys of a file are none of generation, and what they were probably meant to be.
+inline void tell_unknown_keys(const generation_config& generation) {
+  constexpr std::array<std::string_view, 17> honoured = {"max_length",
+                                                         "min_length",
+                                                         "max_new_tokens",
+                                                         "min_new_tokens",
+                                                         "num_beams",
+                                                         "length_penalty",
+                                                         "early_stopping",
+                                                         "no_repeat_ngram_size",
+                                                         "repetition_penalty",
+                                                         "do_sample",
+                                                         "temperature",
+                                                         "top_k",
+                                                         "top_p",
+                                                         "forced_bos_token_id",
+                                                         "forced_eos_token_id",
+                                                         "decoder_start_token_id",
+                                                         "eos_token_id"};
+  for (const std::string& key : generation.unknown_keys) {
+    std::string nearest = t5zero::detail::nearest_name(key, honoured);
+    if (nearest.empty()) {
+      // A name that was cut short.
+      const auto longer = std::find_if(honoured.begin(), honoured.end(),
+                                       [&](std::string_view known) { return known.starts_with(key); });
+      if (longer != honoured.end()) nearest = *longer;
+    }
+    std::cerr << generation.file << ": \"" << key << "\" is no key of generation and has no effect"
+              << (nearest.empty() ? "" : "; did you mean \"" + nearest + "\"?") << "\n";
+  }
 }
 
 /// Some configs say 32100, the tokenizer's size, where the weights have 32128 rows. Any other difference is
@@ -78,6 +117,7 @@ inline void check_vocabulary(const std::filesystem::path& config, index_t said, 
   const hub_cache cache = cache_of(chosen);
   model_files files;
   std::filesystem::path directory;
+  std::filesystem::path config_file = "config.json";
   if (chosen.from_scratch) {
     const std::string name = chosen.config_name.value_or(chosen.model_name_or_path);
     const bool is_published = name == model_name || requested_model(chosen) == model_name;
@@ -86,7 +126,8 @@ inline void check_vocabulary(const std::filesystem::path& config, index_t said, 
     } else {
       const char* flag = chosen.config_name ? "--config_name" : "--model_name_or_path";
       const std::filesystem::path own = resolve(hub_kind::model, name, chosen.model_revision, cache, flag);
-      files.config = read_model_config(own / "config.json");
+      config_file = own / "config.json";
+      files.config = read_model_config(config_file);
       std::error_code ignored;
       if (std::filesystem::exists(own / "spiece.model", ignored)) files.tokenizer_file = own / "spiece.model";
     }
@@ -97,23 +138,25 @@ inline void check_vocabulary(const std::filesystem::path& config, index_t said, 
     const auto config_directory = chosen.config_name ? resolve(hub_kind::model, *chosen.config_name,
                                                                chosen.model_revision, cache, "--config_name")
                                                      : directory;
-    files.config = read_model_config(config_directory / "config.json");
+    config_file = config_directory / "config.json";
+    files.config = read_model_config(config_file);
     files.source = directory.string();
     files.weights = tensor_archive::open_model(directory);
     files.config.shape.ties_embeddings = ties_embeddings(*files.weights, files.config.shape.ties_embeddings);
     if (const stored_tensor* shared = files.weights->find("shared.weight")) {
       if (shared->shape.size() == 2) {
-        check_vocabulary(config_directory / "config.json", files.config.shape.vocab_size, shared->shape[0]);
+        check_vocabulary(config_file, files.config.shape.vocab_size, shared->shape[0]);
         files.config.shape.vocab_size = shared->shape[0];
       }
     }
   }
-  files.generation = find_generation_config(chosen, files.config, directory);
+  files.generation = find_generation_config(chosen, files.config, config_file.string(), directory);
+  tell_unknown_keys(files.generation);
   const std::int32_t start = files.config.decoder_start_token_id;
   if (files.generation.decoder_start_token_id.value_or(start) != start) {
-    throw input_error("the generation_config.json says \"decoder_start_token_id\" " +
-                      std::to_string(*files.generation.decoder_start_token_id) + ", the config.json " +
-                      std::to_string(start) + "; give both the same");
+    throw input_error(files.generation.file + ": \"decoder_start_token_id\" is " +
+                      std::to_string(*files.generation.decoder_start_token_id) + ", that of " +
+                      config_file.string() + " " + std::to_string(start) + "; give both the same");
   }
   files.generation.options.decoder_start_token_id = start;
   const std::string wrong = differences(files.config.shape, compiled);

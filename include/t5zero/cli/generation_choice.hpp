@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include <t5zero/cli/options.hpp>
@@ -39,31 +40,37 @@ enum class evaluation_time : std::uint8_t { during_training, at_end };
                                          : chosen.do_eval && chosen.evaluates_during_training();
 }
 
-/// Refuses, before anything is trained, what a generation would refuse. model_source: where `model` comes
-/// from, for the message. Throws input_error naming flag or file, value and repair.
-inline void check_generations(const options& chosen, const generation_config& model, index_t vocab_size,
-                              const std::string& model_source) {
+/// Refuses tokens that the model does not have. Throws input_error naming file, key and value.
+inline void check_forced_tokens(const generation_config& model, index_t vocab_size) {
+  const auto check = [&](const char* key, const std::optional<std::int32_t>& id) {
+    if (!id || *id < vocab_size) return;
+    throw input_error(model.file + ": \"" + key + "\" is " + std::to_string(*id) + "; an id below " +
+                      std::to_string(vocab_size) +
+                      ", the model's embedding rows, is needed: mend it, or give --generation_config with "
+                      "another");
+  };
+  check("forced_bos_token_id", model.options.forced_bos_token_id);
+  check("forced_eos_token_id", model.options.forced_eos_token_id);
+}
+
+/// Refuses, before anything is trained, what a generation would refuse. Throws input_error naming flag or
+/// file, value and repair.
+inline void check_generations(const options& chosen, const generation_config& model, index_t vocab_size) {
   for (const evaluation_time when : {evaluation_time::during_training, evaluation_time::at_end}) {
     if (!generates(chosen, when)) continue;
     const generation_options how = choose_generation(chosen, model, when);
     const std::string flag = when == evaluation_time::at_end ? "--num_beams" : "--generation_num_beams";
     const std::string beams = flag + " " + std::to_string(how.num_beams);
     if (how.do_sample && how.num_beams > 1) {
-      throw input_error(beams + ": the generation configuration of " + model_source +
+      throw input_error(beams + ": " + model.file +
                         " has \"do_sample\": true, and sampling goes with one beam; give " + flag +
                         " 1, or another --generation_config");
     }
     if (how.num_beams > vocab_size) {
       throw input_error(beams + ": the model has only " + std::to_string(vocab_size) + " tokens; give fewer");
     }
-    try {
-      check_generation_options(how, vocab_size);
-    } catch (const contract_error&) {
-      // All else is checked where it is read.
-      throw input_error("the generation configuration of " + model_source +
-                        ": the id of a token is not below " + std::to_string(vocab_size) +
-                        ", the model's embedding rows; mend it, or give another --generation_config");
-    }
+    check_forced_tokens(model, vocab_size);
+    check_generation_options(how, vocab_size);
   }
 }
 

@@ -29,6 +29,7 @@ struct translate_options {
   std::string source_prefix;
   std::string model_revision = "main";
   std::optional<std::string> cache_dir;
+  std::optional<std::string> generation_config;  ///< in place of the model's
   index_t batch_size = 16;
   index_t max_source_length = 512;  ///< tokens
   index_t threads = 0;              ///< 0: all cores
@@ -42,6 +43,11 @@ struct translate_options {
 };
 
 namespace detail {
+
+/// A word that may follow a flag as its value; every other one could be the model's name.
+[[nodiscard]] inline bool is_true_or_false(std::string_view word) {
+  return word == "true" || word == "True" || word == "false" || word == "False";
+}
 
 /// The tokens with every flag as --its_name=value: both spellings, unique prefixes. Throws input_error for
 /// flags that are unknown or ambiguous or lack their value.
@@ -81,8 +87,13 @@ namespace detail {
     const std::string name = full_name(token.substr(2, equals == std::string::npos ? equals : equals - 2));
     const bool takes_value = app.get_option("--" + name)->get_items_expected_max() > 0;
     if (!takes_value) {
-      if (equals != std::string::npos) throw input_error("--" + name + " takes no value");
-      all.push_back("--" + name);
+      std::string value = equals == std::string::npos ? "true" : token.substr(equals + 1);
+      if (name.starts_with("no_")) {
+        if (equals != std::string::npos) throw input_error("--" + name + " takes no value");
+      } else if (equals == std::string::npos && i + 1 < tokens.size() && is_true_or_false(tokens[i + 1])) {
+        value = tokens[++i];
+      }
+      all.push_back("--" + name + (parse_boolean(name, value) ? "" : "=false"));
       continue;
     }
     if (equals == std::string::npos && i + 1 == tokens.size())
@@ -142,6 +153,7 @@ namespace detail {
   bind.text("source_prefix", chosen.source_prefix);
   bind.text("model_revision", chosen.model_revision);
   bind.text("cache_dir", chosen.cache_dir);
+  bind.text("generation_config", chosen.generation_config);
   bind.integer("batch_size", chosen.batch_size, 1, "a number of sentences of at least 1", index_t{1} << 16);
   bind.integer("max_source_length", chosen.max_source_length, 1, "a number of tokens of at least 1", longest);
   bind.integer("max_length", generation.max_length, 2, "a number of tokens of at least 2", longest);
@@ -168,6 +180,7 @@ namespace detail {
       "prefixes are enough. Of how sentences are generated, what no flag says is taken from the model's "
       "generation_config.json, if it has one.",
       "translate");
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   std::set<std::string> given;
   // fallback: what holds without the flag, where no model says otherwise.
   const auto option = [&](const std::string& name, const std::string& text,
@@ -182,7 +195,8 @@ namespace detail {
         fallback.empty() ? text : text + " [" + fallback + "]");
   };
   std::string positional;
-  app.add_option("model", positional, "directory or Hub name of the model");
+  app.add_option("model", positional, "directory or Hub name of the model")
+      ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
   option("model_name_or_path", "the same as a flag");
   option("input", "text file, one sentence a line; - is standard input", "-");
   option("output",
@@ -191,6 +205,8 @@ namespace detail {
          "text before every sentence, as in training, e.g. 'translate English to Romanian: '");
   option("model_revision", "branch, tag or commit in the Hub cache", "main");
   option("cache_dir", "the Hub cache to read instead of HF_HUB_CACHE");
+  option("generation_config",
+         "file, directory or Hub name of a generation_config.json, in place of the model's");
   option("batch_size", "sentences at a time", "16");
   option("max_source_length", "tokens; longer sentences are cut", "512");
   option("max_length", "tokens of a translation, start token included", "the model's, else 128");
@@ -200,7 +216,8 @@ namespace detail {
   option("early_stopping", "true, false or never, with beams", "the model's, else false");
   option("no_repeat_ngram_size", "forbid n-grams of this size to come twice; 0: off", "the model's, else 0");
   option("repetition_penalty", "above 1: fewer repetitions", "the model's, else 1");
-  app.add_flag("--do_sample", generation.do_sample, "sample instead of taking the best [the model's]");
+  app.add_flag("--do_sample,!--no_do_sample", generation.do_sample,
+               "sample instead of taking the best; --do_sample=false: not [the model's]");
   option("temperature", "of sampling", "the model's, else 1");
   option("top_k", "sample from the best k tokens; 0: from all", "the model's, else 50");
   option("top_p", "sample from the best tokens of this probability", "the model's, else 1");
@@ -232,6 +249,12 @@ namespace detail {
   generation.repetition_penalty = static_cast<float>(repetition_penalty);
   generation.temperature = static_cast<float>(temperature);
   generation.top_p = static_cast<float>(top_p);
+  if (generation.do_sample && generation.num_beams > 1 && model.options.do_sample) {
+    throw input_error((given.contains("num_beams") ? "--num_beams " : model.file + ": \"num_beams\" is ") +
+                      std::to_string(generation.num_beams) + ", and " + model.file +
+                      " has \"do_sample\": true: sampling goes with one beam; give --do_sample=false, or "
+                      "--num_beams 1");
+  }
   if (generation.do_sample && generation.num_beams > 1) {
     throw input_error("--do_sample with --num_beams " + std::to_string(generation.num_beams) +
                       ": sampling goes with one beam; leave one of them out");

@@ -112,8 +112,7 @@ class translation_job {
     trainer_options settings =
         trainer_options_of<typename Run::backend>(chosen_, in_->files.config.dropout_rate);
     settings.evaluation_batch = evaluation;
-    check_generations(chosen_, in_->files.generation, in_->files.config.shape.vocab_size,
-                      chosen_.generation_config.value_or(in_->files.source));
+    check_generations(chosen_, in_->files.generation, in_->files.config.shape.vocab_size);
     settings.generation =
         generation_bounds(chosen_, in_->files.generation, in_->files.config.shape.vocab_size);
     double learning_rate = chosen_.learning_rate;

@@ -1,13 +1,17 @@
 // generation_config.json: how a model's own generations are made, unless a run says otherwise.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -26,6 +30,8 @@ struct generation_config {
   bool counts_new_tokens = false;  ///< max_new_tokens is given: it stands over every max_length
   std::optional<std::int32_t> decoder_start_token_id;
   nlohmann::json json = nlohmann::json::object();
+  std::string file;                       ///< what was read, for messages
+  std::vector<std::string> unknown_keys;  ///< of the file: no key of generation, here or in transformers
 };
 
 namespace detail {
@@ -39,12 +45,20 @@ class generation_config_reader {
 
   /// Whether the key is given; it then counts among the keys that were read.
   [[nodiscard]] bool has(const char* key) const {
+    asked_.insert(key);
     if (!json_.contains(key) || json_[key].is_null()) return false;
     given_[key] = json_[key];
     return true;
   }
   /// What was read, and nothing else of the file.
   [[nodiscard]] const nlohmann::json& given() const { return given_; }
+  /// The keys that nobody asked about.
+  [[nodiscard]] std::vector<std::string> unread_keys() const {
+    std::vector<std::string> keys;
+    for (const auto& [key, value] : json_.items())
+      if (!asked_.contains(key)) keys.push_back(key);
+    return keys;
+  }
   void integer(const char* key, index_t& to, index_t low, index_t high = index_t{1} << 24) const {
     if (!has(key)) return;
     const std::optional<index_t> value = integral_value(json_[key]);
@@ -100,8 +114,48 @@ class generation_config_reader {
  private:
   const nlohmann::json& json_;
   mutable nlohmann::json given_ = nlohmann::json::object();
+  mutable std::set<std::string, std::less<>> asked_;
   std::string file_;
 };
+
+/// Whether transformers has a key that changes nothing here: about its outputs, caches, assistants.
+[[nodiscard]] inline bool changes_no_generation(std::string_view key) {
+  static constexpr std::array<std::string_view, 34> known = {"_from_model_config",
+                                                             "assistant_confidence_threshold",
+                                                             "assistant_early_exit",
+                                                             "assistant_lookbehind",
+                                                             "bos_token_id",
+                                                             "cache_config",
+                                                             "cache_implementation",
+                                                             "compile_config",
+                                                             "continuous_batching_config",
+                                                             "disable_compile",
+                                                             "generation_kwargs",
+                                                             "is_assistant",
+                                                             "low_memory",
+                                                             "max_matching_ngram_size",
+                                                             "num_assistant_tokens",
+                                                             "num_assistant_tokens_schedule",
+                                                             "output_attentions",
+                                                             "output_hidden_states",
+                                                             "output_logits",
+                                                             "output_scores",
+                                                             "pad_token_id",
+                                                             "prefill_chunk_size",
+                                                             "prompt_lookup_num_tokens",
+                                                             "remove_invalid_values",
+                                                             "return_dict",
+                                                             "return_dict_in_generate",
+                                                             "return_legacy_cache",
+                                                             "target_lookbehind",
+                                                             "token_healing",
+                                                             "tokenizer_class",
+                                                             "torch_dtype",
+                                                             "dtype",
+                                                             "transformers_version",
+                                                             "use_cache"};
+  return std::find(known.begin(), known.end(), key) != known.end();
+}
 
 }  // namespace detail
 
@@ -143,8 +197,6 @@ class generation_config_reader {
   read.token("eos_token_id", end);
   if (end && *end != options.eos_token_id)
     read.refuse("eos_token_id", "T5's own end token, 1, is implemented: take the key out of the file");
-  if (options.do_sample && options.num_beams > 1)
-    read.refuse("num_beams", "with do_sample, 1 is needed: beams are not sampled here");
   static const std::array<std::pair<const char*, nlohmann::json>, 24> not_implemented = {
       {{"num_beam_groups", 1},
        {"num_return_sequences", 1},
@@ -171,7 +223,10 @@ class generation_config_reader {
        {"watermarking_config", nullptr},
        {"dola_layers", nullptr}}};
   for (const auto& [key, value] : not_implemented) read.neutral(key, value);
+  config.unknown_keys = read.unread_keys();
+  std::erase_if(config.unknown_keys, detail::changes_no_generation);
   config.json = read.given();
+  config.file = file;
   return config;
 }
 
