@@ -37,6 +37,16 @@ TEST_CASE("tokenizer and vocabulary of a model from scratch", "[program]") {
   CHECK(vocabulary(place, "named") == fitted);
   CHECK(place.file("named/spiece.model") == place.file("first/spiece.model"));
 
+  // --model_name_or_path beside --config_name: its tokenizer.
+  const outcome of_model =
+      place.trains({"--output_dir", "of_model", "--max_steps", "1", "--model_name_or_path", "first"});
+  INFO(of_model.err);
+  REQUIRE(of_model.code == 0);
+  CHECK(
+      of_model.err.find("--model_name_or_path first: with --from_scratch and --config_name its tokenizer") !=
+      std::string::npos);
+  CHECK(place.file("of_model/spiece.model") == place.file("first/spiece.model"));
+
   // A directory's tokenizer and vocabulary are its own; rows that are too few are added.
   nlohmann::json config = nlohmann::json::parse(place.file("first/config.json"));
   for (const int size : {fitted + 640, 64}) {
@@ -50,6 +60,14 @@ TEST_CASE("tokenizer and vocabulary of a model from scratch", "[program]") {
     CHECK(vocabulary(place, "again") == (size > fitted ? size : fitted));
     CHECK(place.file("again/spiece.model") == place.file("first/spiece.model"));
   }
+
+  // A token that somebody added.
+  place.write("first/added_tokens.json", R"({"<city>": 32100})");
+  const outcome added = place.trains({"--output_dir", "added", "--tokenizer_name", "first"});
+  CHECK(added.code == 2);
+  CHECK(added.err.find("first/added_tokens.json: it has \"<city>\", a token that was added") !=
+        std::string::npos);
+  std::filesystem::remove(place.work() / "first/added_tokens.json");
 
   // The weights of another model.
   const words trains = {std::string(T5ZERO_BIN_DIR) + "/t5_tiny_plain",

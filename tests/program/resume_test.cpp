@@ -234,6 +234,18 @@ TEST_CASE("checkpoints that cannot be gone on from", "[program]") {
           {"--group_by_length was false", "is true"});
   refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--optim", "adafactor"},
           {"--optim was adamw", "is adafactor"});
+  // Another tokenizer; the checkpoint's own is the same.
+  REQUIRE(place.trains({"--output_dir", "few", "--max_steps", "1", "--max_train_samples", "9"}).code == 0);
+  const words with_tokenizer = {"--output_dir", "o", "--resume_from_checkpoint", last, "--max_steps", "27"};
+  const auto of = [&](const std::string& directory) {
+    words all = with_tokenizer;
+    all.insert(all.end(), {"--tokenizer_name", directory});
+    return all;
+  };
+  refused(of("few"), {last + ": its spiece.model is not few/spiece.model (--tokenizer_name few)",
+                      "start a new run from its weights"});
+  CHECK(place.trains(of("run")).code == 0);
+  fs::remove_all(place.work() / "o");
   // Without a flag the last one is taken, so it is the one that is damaged.
   const fs::path state = place.work() / last / "t5zero_state.safetensors";
   const std::string whole = content_of(state);

@@ -19,6 +19,7 @@
 #include <t5zero/cli/spelling.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
+#include <t5zero/io/added_tokens.hpp>
 #include <t5zero/io/generation_config.hpp>
 #include <t5zero/io/hub.hpp>
 #include <t5zero/io/model_config.hpp>
@@ -100,6 +101,13 @@ inline void tell_unknown_keys(const generation_config& generation) {
   }
 }
 
+/// Whether --model_name_or_path of a model that begins anew is there for its tokenizer: the dimensions are
+/// those of --config_name. (run_translation.py looks for a tokenizer in the same order.)
+[[nodiscard]] inline bool names_tokenizer_alone(const options& chosen) {
+  return chosen.from_scratch && chosen.config_name && !chosen.tokenizer_name &&
+         !chosen.model_name_or_path.empty() && chosen.model_name_or_path != *chosen.config_name;
+}
+
 /// Some configs say 32100, the tokenizer's size, where the weights have 32128 rows. Any other difference is
 /// of files that do not belong together. Throws input_error.
 inline void check_vocabulary(const std::filesystem::path& config, index_t said, index_t rows) {
@@ -170,8 +178,15 @@ inline void check_vocabulary(const std::filesystem::path& config, index_t said, 
         "spiece.model";
   } else if (!directory.empty()) {
     files.tokenizer_file = directory / "spiece.model";
+  } else if (names_tokenizer_alone(chosen)) {
+    files.tokenizer_file = resolve(hub_kind::model, chosen.model_name_or_path, chosen.model_revision, cache,
+                                   "--model_name_or_path") /
+                           "spiece.model";
+    std::cerr << "--model_name_or_path " << chosen.model_name_or_path
+              << ": with --from_scratch and --config_name its tokenizer is used, and nothing else of it\n";
   }
   if (files.tokenizer_file) {
+    check_added_tokens(files.tokenizer_file->parent_path());
     const auto config = files.tokenizer_file->parent_path() / "tokenizer_config.json";
     if (std::filesystem::exists(config)) {
       files.tokenizer_config = read_strict_json(config);

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include <t5zero/cli/find_model.hpp>
@@ -16,6 +17,7 @@
 #include <t5zero/cli/read_splits.hpp>
 #include <t5zero/cli/tokenize_split.hpp>
 #include <t5zero/cli/trainer_settings.hpp>
+#include <t5zero/core/error.hpp>
 #include <t5zero/data/batcher.hpp>
 #include <t5zero/data/tokenizer.hpp>
 #include <t5zero/data/translation_pairs.hpp>
@@ -36,6 +38,19 @@ struct job_inputs {
   std::optional<step_arithmetic> steps = {};  ///< of the training
 };
 
+/// Throws input_error unless the checkpoint that a run goes on from was written with the tokenizer `text`.
+inline void check_same_tokenizer(const std::filesystem::path& checkpoint, const tokenizer& text,
+                                 const options& chosen, const std::filesystem::path& now) {
+  const std::filesystem::path then = checkpoint / "spiece.model";
+  std::error_code ignored;
+  if (!std::filesystem::exists(then, ignored) || tokenizer::from_file(then).model() == text.model()) return;
+  throw input_error(checkpoint.string() + ": its spiece.model is not " + now.string() +
+                    (chosen.tokenizer_name ? " (--tokenizer_name " + *chosen.tokenizer_name + ")" : "") +
+                    ", so the same ids would be other words now; give the same tokenizer, or start a new run "
+                    "from its weights with --model_name_or_path " +
+                    checkpoint.string());
+}
+
 /// Reads all of it. compiled, model_name, run_name: of the run. checkpoint: the directory that the run goes
 /// on from, if it does. Throws input_error.
 [[nodiscard]] inline job_inputs read_inputs(const options& chosen, const model_shape& compiled,
@@ -54,6 +69,7 @@ struct job_inputs {
   const bool trained_for_this_run = !files.tokenizer_file;
   if (checkpoint && trained_for_this_run) files.tokenizer_file = *checkpoint / "spiece.model";
   tokenizer text = find_or_train_tokenizer(chosen, files, rows.train);
+  if (checkpoint) check_same_tokenizer(*checkpoint, text, chosen, *files.tokenizer_file);
   // Made now, so that a tokenizer that could not be saved is refused before training.
   tokenizer_to_save tokenizer_files(text.model(), files.tokenizer_config);
   fit_vocabulary(chosen, files, text.vocab_size(), trained_for_this_run);
