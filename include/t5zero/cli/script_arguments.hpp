@@ -18,7 +18,7 @@ inline constexpr std::array<argument_verdict, 8> own_arguments = {{
     {"save_dtype", argument_kind::value, verdict::honoured, "auto",
      "element type of saved weights: auto, fp32 or 16bit"},
     {"threads", argument_kind::value, verdict::honoured, "0", "CPU threads; 0: all cores"},
-    {"cuda_graphs", argument_kind::flag, verdict::honoured, "True",
+    {"cuda_graphs", argument_kind::on_flag, verdict::honoured, "True",
      "replay a GPU's steps as graphs; without: the same numbers, slower"},
     {"num_gpus", argument_kind::value, verdict::honoured, "1",
      "ranks of this host; the launcher's flag, 1 here"},
