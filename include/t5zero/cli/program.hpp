@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
@@ -12,6 +13,7 @@
 
 #include <t5zero/cli/options.hpp>
 #include <t5zero/core/error.hpp>
+#include <t5zero/io/strict_json.hpp>
 #include <t5zero/zero/ds_config.hpp>
 #include <t5zero/zero/read_ds_config.hpp>
 
@@ -29,14 +31,28 @@ inline std::array<std::filesystem::path, 2> installed_config_directories() {
   return {build.parent_path().parent_path() / "examples" / "config", installed};
 }
 
+/// Whether --deepspeed is given the configuration itself, as transformers takes it, in place of a file.
+[[nodiscard]] inline bool is_ds_config_text(const std::string& given) {
+  const std::size_t first = given.find_first_not_of(" \t\n");
+  return first != std::string::npos && given[first] == '{';
+}
+
 [[nodiscard]] inline std::optional<ds_config> read_deepspeed(const options& chosen) {
   if (!chosen.deepspeed) return std::nullopt;
+  if (chosen.deepspeed->empty()) {
+    throw input_error(
+        "--deepspeed '': the name of a configuration file is needed (an unset variable?); or leave the flag "
+        "out");
+  }
+  if (is_ds_config_text(*chosen.deepspeed)) {
+    return parse_ds_config(parse_strict_json(*chosen.deepspeed, "--deepspeed"), "--deepspeed {...}");
+  }
   return read_ds_config(*chosen.deepspeed, installed_config_directories());
 }
 
 /// Says where a ds_config was found that is not where --deepspeed says.
 inline void tell_place_of(const ds_config& config, const options& chosen) {
-  if (config.source == *chosen.deepspeed) return;
+  if (config.source == *chosen.deepspeed || is_ds_config_text(*chosen.deepspeed)) return;
   std::cerr << "--deepspeed " << *chosen.deepspeed << ": no such file here; using " << config.source << "\n";
 }
 

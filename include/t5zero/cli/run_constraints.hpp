@@ -76,7 +76,10 @@ inline void check_run_constraints(const options& chosen, const ds_config* config
     add(flag + " asks for " + std::string(precision) + ", this run is " + std::string(own.precision));
   }
   if (stage != own.zero_stage) {
-    const std::string flag = config == nullptr ? "no --deepspeed" : "--deepspeed " + config->source;
+    // The source is the flag itself where the configuration is its value.
+    const std::string flag = config == nullptr                           ? "no --deepspeed"
+                             : config->source.starts_with("--deepspeed") ? config->source
+                                                                         : "--deepspeed " + config->source;
     add(flag + " asks for ZeRO stage " + std::to_string(stage) + ", this run has stage " +
         std::to_string(own.zero_stage));
   }

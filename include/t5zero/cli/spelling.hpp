@@ -168,7 +168,8 @@ inline void store(given_arguments& given, const option_string& option, std::vect
 
 }  // namespace detail
 
-/// All arguments from a JSON object {"learning_rate": 1e-4, ...}: exact names only, null means not given.
+/// All arguments from a JSON object {"learning_rate": 1e-4, ...}: exact names only, null means not given; an
+/// object as a value, as "deepspeed" may have, is its text.
 [[nodiscard]] inline given_arguments read_argument_file(const std::string& path) {
   const nlohmann::json root = read_strict_json(path);
   if (!root.is_object()) throw input_error(path + ": an object of arguments {...} is needed");
@@ -189,7 +190,9 @@ inline void store(given_arguments& given, const option_string& option, std::vect
     if (value.is_null()) continue;
     std::vector<std::string> values;
     if (value.is_array()) {
-      if (row->kind != argument_kind::list)
+      // What changes nothing may be a list, empty or not, as in Python ("debug": []).
+      const bool is_idle = row->kind == argument_kind::value && row->outcome != verdict::honoured;
+      if (row->kind != argument_kind::list && !is_idle)
         throw input_error(path + ": \"" + key + "\" takes one value, not a list");
       for (const nlohmann::json& item : value) values.push_back(text_of(item));
     } else {
