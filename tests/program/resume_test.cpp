@@ -217,11 +217,13 @@ TEST_CASE("checkpoints that cannot be gone on from", "[program]") {
   const outcome other = place.trains({"--output_dir", "o", "--resume_from_checkpoint", last, "--seed", "7"});
   CHECK(other.err.find("run/checkpoint-18") == std::string::npos);
   refused({"--output_dir", "o", "--resume_from_checkpoint", "True"},
-          {"--resume_from_checkpoint: Can't find a valid checkpoint at True, which does not exist"});
+          {"--resume_from_checkpoint True: No valid checkpoint found in output directory (o)"});
+  refused({"--output_dir", "o", "--resume_from_checkpoint", "gone"},
+          {"--resume_from_checkpoint: Can't find a valid checkpoint at gone, which does not exist"});
   refused({"--output_dir", "run", "--resume_from_checkpoint", "train.jsonl"},
           {"at train.jsonl, which is a file", "the last one in --output_dir is run/checkpoint-27"});
   refused({"--output_dir", "o", "--resume_from_checkpoint", "run"},
-          {"Can't find a valid checkpoint at run", "t5zero_checkpoint.json"});
+          {"Can't find a valid checkpoint at run", "--resume_from_checkpoint run/checkpoint-27"});
   refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--max_train_samples", "100"},
           {"was 203", "is 100", "--max_train_samples"});
   refused({"--output_dir", "o", "--resume_from_checkpoint", last, "--per_device_train_batch_size", "2"},
@@ -322,6 +324,108 @@ TEST_CASE("checkpoints of another run in the same directory go first", "[program
   REQUIRE(place.checkpoints("out") == words{"checkpoint-12"});
   REQUIRE(with({"--max_steps", "4", "--save_steps", "2"}).code == 0);
   CHECK(place.checkpoints("out") == words{"checkpoint-4"});
+}
+
+TEST_CASE("after a run that began anew in the directory of a longer one, its own checkpoints count",
+          "[program]") {
+  const training_sandbox place;
+  const words longer = {"--output_dir", "out", "--max_steps", "30", "--save_steps", "10"};
+  const auto with = [](words first, const words& more) {
+    first.insert(first.end(), more.begin(), more.end());
+    return first;
+  };
+  REQUIRE(place.trains(longer).code == 0);
+  const std::string whole = place.file("out/model.safetensors");
+  // It is killed after its first checkpoint, whose number is the lowest.
+  const words anew = {"--learning_rate", "1e-3", "--overwrite_output_dir"};
+  const auto kill_when = [&](const auto& holds) {
+    t5zero_test::running_program run = place.starts(place.command(with(longer, anew)));
+    REQUIRE(run.wait_until(holds));
+    run.send(SIGKILL);
+    (void)run.status();
+  };
+  const std::string first = "out/checkpoint-10/t5zero_checkpoint.json";
+  const std::string of_longer = place.file(first);
+  kill_when([&] { return place.file(first) != of_longer; });
+  const auto number_of = [&](const std::string& checkpoint) {
+    const std::string text = place.file("out/" + checkpoint + "/t5zero_checkpoint.json");
+    return nlohmann::json::parse(text)["loop"]["run_number"].get<int>();
+  };
+  REQUIRE(number_of("checkpoint-30") == 1);
+  const std::string newest = number_of("checkpoint-20") == 2 ? "checkpoint-20" : "checkpoint-10";
+  const outcome resumed = place.trains(with(longer, {"--learning_rate", "1e-3"}));
+  INFO(resumed.err);
+  REQUIRE(resumed.code == 0);
+  CHECK(resumed.err.find("Checkpoint detected, resuming training at out/" + newest + ".") !=
+        std::string::npos);
+  CHECK(resumed.err.find("out/checkpoint-30 is of an earlier one") != std::string::npos);
+  CHECK(number_of("checkpoint-30") == 3);
+  REQUIRE(place.trains({"--output_dir", "fresh", "--max_steps", "30", "--learning_rate", "1e-3"}).code == 0);
+  CHECK(place.file("out/model.safetensors") == place.file("fresh/model.safetensors"));
+  CHECK(place.file("out/model.safetensors") != whole);
+}
+
+TEST_CASE("a run that began anew and was killed without a checkpoint begins again", "[program]") {
+  const training_sandbox place;
+  const words command = {"--output_dir", "out", "--max_steps", "20", "--save_steps", "20"};
+  REQUIRE(place.trains(command).code == 0);
+  words anew = command;
+  anew.insert(anew.end(), {"--overwrite_output_dir", "--learning_rate", "1e-3"});
+  {
+    t5zero_test::running_program run = place.starts(place.command(anew));
+    REQUIRE(run.wait_until([&] { return fs::exists(place.work() / "out/.t5zero_run"); }));
+    run.send(SIGKILL);
+    (void)run.status();
+  }
+  // Of this command, else what is there is gone on from, and it is said whose it is.
+  const outcome other = place.trains(command);
+  INFO(other.err);
+  CHECK(other.err.find("warning: it is of an earlier run") != std::string::npos);
+  place.write("out/.t5zero_run", "");
+  anew.erase(std::find(anew.begin(), anew.end(), "--overwrite_output_dir"));
+  CHECK(place.trains(anew).err.find("Checkpoint detected") != std::string::npos);
+  anew.push_back("--overwrite_output_dir");
+  {
+    t5zero_test::running_program run = place.starts(place.command(anew));
+    REQUIRE(run.wait_until([&] { return fs::exists(place.work() / "out/.t5zero_run"); }));
+    run.send(SIGKILL);
+    (void)run.status();
+  }
+  anew.pop_back();
+  const outcome again = place.trains(anew);
+  INFO(again.err);
+  CHECK(again.code == 0);
+  CHECK(again.err.find("without a checkpoint of its own: it begins again") != std::string::npos);
+}
+
+TEST_CASE("resume_from_checkpoint as a truth value, in a file of arguments too", "[program]") {
+  const training_sandbox place;
+  REQUIRE(place.trains({"--output_dir", "out", "--max_steps", "9"}).code == 0);
+  nlohmann::json arguments = {{"from_scratch", true},
+                              {"config_name", "t5-tiny"},
+                              {"source_lang", "en"},
+                              {"target_lang", "ro"},
+                              {"train_file", "train.jsonl"},
+                              {"do_train", true},
+                              {"per_device_train_batch_size", 4},
+                              {"learning_rate", 3e-3},
+                              {"max_steps", 12},
+                              {"output_dir", "out"},
+                              {"debug", nlohmann::json::array()},
+                              {"deepspeed", {{"train_micro_batch_size_per_gpu", "auto"}}},
+                              {"resume_from_checkpoint", true}};
+  const std::string program = std::string(T5ZERO_BIN_DIR) + "/t5_tiny_plain";
+  place.write("all.json", arguments.dump());
+  const outcome resumed = place.run({program, "all.json"});
+  INFO(resumed.err);
+  CHECK(resumed.code == 0);
+  CHECK(resumed.err.find("Continuing training from out/checkpoint-9") != std::string::npos);
+  arguments["resume_from_checkpoint"] = false;
+  place.write("all.json", arguments.dump());
+  const outcome anew = place.run({program, "all.json"});
+  INFO(anew.err);
+  CHECK(anew.code == 0);
+  CHECK(anew.err.find("Continuing") == std::string::npos);
 }
 
 TEST_CASE("metrics and generation lengths that make no sense are refused at once", "[program]") {

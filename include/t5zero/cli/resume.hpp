@@ -2,22 +2,25 @@
 #pragma once
 
 #include <concepts>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
-#include <iterator>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <vector>
 
 #include <t5zero/cli/options.hpp>
 #include <t5zero/core/error.hpp>
+#include <t5zero/core/integers.hpp>
 #include <t5zero/io/atomic_save.hpp>
 #include <t5zero/io/checkpoint_directory.hpp>
 #include <t5zero/io/directory_lock.hpp>
 #include <t5zero/io/stale_partials.hpp>
 #include <t5zero/train/interval.hpp>
+#include <t5zero/train/last_checkpoint.hpp>
 #include <t5zero/train/python_repr.hpp>
 
 namespace t5zero::cli {
@@ -103,13 +106,23 @@ class asked_values {
   return asked.text();
 }
 
+namespace detail {
+
+/// In the marker of a run that began anew, its number follows.
+inline constexpr std::string_view begun_anew = "begun_anew_as_run ";
+
+}  // namespace detail
+
 /// Says on disk that a run is under way. Only a kill leaves it behind.
 class run_marker {
  public:
-  run_marker(const options& chosen, const std::string& fingerprint)
+  /// run_number: of this run. goes_on: from a checkpoint.
+  run_marker(const options& chosen, const std::string& fingerprint, index_t run_number, bool goes_on)
       : path_(std::filesystem::path(chosen.output_dir) / run_marker_file) {
+    std::string text = fingerprint;
+    if (!goes_on) text.append(detail::begun_anew).append(std::to_string(run_number)) += '\n';
     atomic_save save(chosen.output_dir);
-    save.add(run_marker_file, fingerprint);
+    save.add(run_marker_file, text);
     save.commit();
   }
   run_marker(const run_marker&) = delete;
@@ -121,6 +134,26 @@ class run_marker {
 
  private:
   std::filesystem::path path_;
+};
+
+/// What the marker of an interrupted run says.
+struct interrupted_run {
+  std::string fingerprint;
+  index_t begun_anew_as = 0;  ///< its number; 0: it went on from a checkpoint
+
+  [[nodiscard]] static std::optional<interrupted_run> of(const std::filesystem::path& output) {
+    std::ifstream marker(output / run_marker_file, std::ios::binary);
+    if (!marker) return std::nullopt;
+    interrupted_run run;
+    for (std::string line; std::getline(marker, line);) {
+      if (line.starts_with(detail::begun_anew)) {
+        run.begun_anew_as = std::atoll(line.c_str() + detail::begun_anew.size());
+      } else {
+        run.fingerprint.append(line) += '\n';
+      }
+    }
+    return run;
+  }
 };
 
 /// Keeps other runs out of output_dir while this one lives. Throws input_error.
@@ -158,30 +191,60 @@ class run_marker {
     throw input_error(
         "--resume_from_checkpoint is empty (an unset variable?); name a checkpoint, or leave the flag out");
   }
-  if (chosen.resume_from_checkpoint) {
-    const fs::path named = *chosen.resume_from_checkpoint;
+  const std::optional<checkpoint_directory> there = last_checkpoint(output);
+  if (chosen.resume_from_checkpoint && !fs::exists(*chosen.resume_from_checkpoint, ignored)) {
+    // As a Python program, or a file of arguments, may say it.
+    if (*chosen.resume_from_checkpoint == "True") {
+      if (there) return there->path;
+      throw input_error("--resume_from_checkpoint True: No valid checkpoint found in output directory (" +
+                        chosen.output_dir + "); name one, or leave the flag out");
+    }
+    if (*chosen.resume_from_checkpoint == "False" && there) return std::nullopt;
+  }
+  if (chosen.resume_from_checkpoint && *chosen.resume_from_checkpoint != "False") {
+    fs::path named = *chosen.resume_from_checkpoint;
     // Without the slash of "checkpoint-500/": the directory above is then the parent.
-    if (fs::is_directory(named, ignored)) return named.has_filename() ? named : named.parent_path();
-    const std::vector<checkpoint_directory> there = find_checkpoints(output);
+    if (!named.has_filename()) named = named.parent_path();
+    if (fs::exists(named / t5zero::detail::manifest_file, ignored)) return named;
+    // The directory of a run in place of a checkpoint in it.
+    if (const auto inside = last_checkpoint(named)) {
+      throw input_error("--resume_from_checkpoint: Can't find a valid checkpoint at " + named.string() +
+                        ": it holds checkpoints and is none; the last one is --resume_from_checkpoint " +
+                        inside->path.string());
+    }
+    if (fs::is_directory(named, ignored)) return named;
     throw input_error("--resume_from_checkpoint: Can't find a valid checkpoint at " + named.string() +
                       (fs::exists(named, ignored) ? ", which is a file" : ", which does not exist") +
                       "; give a directory" +
-                      (there.empty() ? " such as output_dir/checkpoint-500"
-                                     : ", the last one in --output_dir is " + there.back().path.string()));
+                      (there ? ", the last one in --output_dir is " + there->path.string()
+                             : std::string(" such as output_dir/checkpoint-500")));
   }
   if (chosen.overwrite_output_dir || !fs::is_directory(output, ignored) || holds_nothing(output))
     return std::nullopt;
-  const std::vector<checkpoint_directory> checkpoints = find_checkpoints(output);
-  if (!checkpoints.empty()) {
+  const std::optional<interrupted_run> before = interrupted_run::of(output);
+  const bool is_same = before && before->fingerprint == fingerprint;
+  const std::optional<checkpoint_directory> last = last_checkpoint(output);
+  if (last) {
+    const bool is_of_earlier = before && before->begun_anew_as > last_run_number(output);
+    if (is_of_earlier && is_same) {
+      std::cerr << "Output directory (" << chosen.output_dir
+                << ") holds an interrupted run of this command, without a checkpoint of its own: it begins "
+                   "again; the checkpoints are of an earlier run\n";
+      return std::nullopt;
+    }
     std::cerr
-        << "Checkpoint detected, resuming training at " << checkpoints.back().path.string()
+        << "Checkpoint detected, resuming training at " << last->path.string()
         << ". To avoid this behavior, change the `--output_dir` or add `--overwrite_output_dir` to train "
            "from scratch.\n";
-    return checkpoints.back().path;
+    if (is_of_earlier)
+      std::cerr << "warning: it is of an earlier run: the last one here began anew and has no checkpoint\n";
+    const checkpoint_directory highest = find_checkpoints(output).back();
+    if (highest.step != last->step)
+      std::cerr << "It is the last one of the last run; " << highest.path.string()
+                << " is of an earlier one\n";
+    return last->path;
   }
-  std::ifstream marker(output / run_marker_file, std::ios::binary);
-  const std::string before{std::istreambuf_iterator<char>(marker), std::istreambuf_iterator<char>()};
-  if (marker && before == fingerprint) {
+  if (is_same) {
     std::cerr << "Output directory (" << chosen.output_dir
               << ") holds an interrupted run of this command, without a checkpoint: it begins again\n";
     return std::nullopt;

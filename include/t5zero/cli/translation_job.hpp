@@ -32,9 +32,11 @@
 #include <t5zero/cli/split_evaluator.hpp>
 #include <t5zero/cli/trainer_settings.hpp>
 #include <t5zero/cli/training_summary.hpp>
+#include <t5zero/core/integers.hpp>
 #include <t5zero/io/directory_lock.hpp>
 #include <t5zero/optim/lr_schedule.hpp>
 #include <t5zero/train/evaluator.hpp>
+#include <t5zero/train/last_checkpoint.hpp>
 #include <t5zero/train/report.hpp>
 #include <t5zero/train/run.hpp>
 #include <t5zero/train/step_arithmetic.hpp>
@@ -78,7 +80,8 @@ class translation_job {
     summarise();
     if (chosen_.do_train || chosen_.do_eval) tracker_.start(chosen_);
     if (chosen_.do_train) {
-      const run_marker under_way(chosen_, fingerprint);
+      run_number_ = 1 + last_run_number(chosen_.output_dir);
+      const run_marker under_way(chosen_, fingerprint, run_number_, checkpoint_.has_value());
       if (const int signal = train(); signal != 0) return 128 + signal;
     }
     if (chosen_.do_eval) evaluate_at_end();
@@ -203,6 +206,7 @@ class translation_job {
       if (chosen_.ignore_data_skip) state.batch = 0;
       checkpoint_.reset();
     }
+    state.run_number = run_number_;
     const loop_options how = loop_options_of(chosen_, steps, in_->files.config.decoder_start_token_id);
     saver_->begin(how, resumed, state.global_step);
 
@@ -384,6 +388,7 @@ class translation_job {
   batch_shape largest_;
   std::unique_ptr<trainer<Run>> trainer_;
   std::optional<run_saver<Run>> saver_;
+  index_t run_number_ = 0;         ///< among those that trained into this output directory, from 1
   double epoch_ = 0.0;             ///< where training ended
   index_t global_step_ = 0;        ///< updates done by then
   double preparation_time_ = 0.0;  ///< seconds to fill the trainer with weights

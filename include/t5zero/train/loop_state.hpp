@@ -31,6 +31,7 @@ struct loop_state {
   index_t window_updates = 0;
   double total_flos = 0.0;       ///< floating-point operations, as Hugging Face counts them
   bool owes_evaluation = false;  ///< a signal ended the one that was due after global_step
+  index_t run_number = 0;        ///< of the runs that wrote into the output directory, counted from 1
   index_t diverged_at = 0;       ///< the first update made with gradients that were not finite; 0: none
   std::optional<best_evaluation> best;
   /// Transformers' best_model_checkpoint. Older than `best` where that one's weights were not saved.

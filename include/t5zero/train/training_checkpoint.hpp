@@ -141,6 +141,7 @@ void add_training_state(atomic_save& save, const trainer<Run>& trained, bool wei
                                      {"window_loss", detail::exact_number(state.window_loss)},
                                      {"window_updates", state.window_updates},
                                      {"total_flos", state.total_flos},
+                                     {"run_number", state.run_number},
                                      {"diverged_at", state.diverged_at},
                                      {"owes_evaluation", state.owes_evaluation},
                                      {"best", best},
@@ -173,6 +174,7 @@ class training_checkpoint {
     state_.window_loss = loop.number("window_loss");
     state_.window_updates = loop.integer("window_updates");
     state_.total_flos = loop.number("total_flos");
+    state_.run_number = loop.has("run_number") ? loop.integer("run_number") : 0;
     state_.diverged_at = loop.integer("diverged_at");
     state_.owes_evaluation = loop.has("owes_evaluation") && loop.boolean("owes_evaluation");
     if (loop.has("best"))
