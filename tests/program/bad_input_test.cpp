@@ -116,12 +116,19 @@ TEST_CASE("bad training files") {
   refused("l.csv", "en,ro\n\"A,B\nC,D\n", {"l.csv:2: a quote is opened here and never closed"});
   refused("o.csv", "en,ro\nHello, world,Salut lume\n",
           {"o.csv:2: 3 columns, the first line names 2", "quote"});
+  refused("q.csv", "en,ro\rA,B\rC,D\r", {"--train_file q.csv:1: ", "end in carriage returns alone"});
+  refused("r.csv", "en,ro,en\nA,B,C\n", {"r.csv:1: two columns are named \"en\" (--source_lang en)"});
+  refused("s.json", "[\n{\"translation\":\n {\"en\": \"\xff\", \"ro\": \"B\"}}]",
+          {"s.json:3: not UTF-8 at byte 10"});
   refused("p.tsv", "en\tro\n\xe0\x80\x80\tB\n", {"p.tsv:2: column 1: not UTF-8 at byte 1"});
   refused("m.txt", good, {"--train_file m.txt: the file's name must end in", ".jsonl"});
   refused("n.parquet", good, {"--train_file n.parquet: the file's name must end in", ".jsonl"});
-  check_trains_refused(place, {"--train_file", "none.jsonl"}, {"none.jsonl: cannot be read"});
+  check_trains_refused(place, {"--train_file", "none.jsonl"}, {"--train_file none.jsonl: cannot be read"});
   std::filesystem::create_directories(place.work() / "directory.jsonl");
   check_trains_refused(place, {"--train_file", "directory.jsonl"}, {"directory.jsonl: cannot be read"});
+  check_trains_refused(place, {"--train_file", ""}, {"--train_file '': the file's name must end in"});
+  check_trains_refused(place, {"--do_eval", "--validation_file", "gone.csv"},
+                       {"--validation_file gone.csv: cannot be read"});
   check_trains_refused(place, {"--source_lang", "fr"},
                        {"train.jsonl:1: no language \"fr\" (--source_lang fr)"});
   check_trains_refused(place, {"--dataset_name", "wmt16"},
@@ -242,6 +249,11 @@ TEST_CASE("bad flags") {
   refused({"--source_lang", ""}, {"--source_lang"});
   refused({"--label_smoothing_factor", "1.5"}, {"--label_smoothing_factor", "1.5"});
   refused({"--lr_scheduler_type", "sawtooth"}, {"--lr_scheduler_type", "sawtooth", "linear"});
+  refused({"--optim", "sgd"}, {"--optim sgd: one of adamw_torch"});
+  refused({"--deepspeed", ""}, {"--deepspeed '': the name of a configuration file is needed"});
+  refused({"--deepspeed", R"({"zero_optimization": {"stage": 2}})"},
+          {"--deepspeed {...} asks for ZeRO stage 2, this run has stage 0"});
+  refused({"--deepspeed", "{\"zero_optimization\": "}, {"--deepspeed: not valid JSON"});
   refused({"--deepspeed", "none.json"}, {"--deepspeed", "none.json"});
   const std::string zero2 = place.write("zero2.json", R"({"zero_optimization": {"stage": 2}})");
   refused({"--deepspeed", "zero2.json"}, {"asks for ZeRO stage 2, this run has stage 0"});

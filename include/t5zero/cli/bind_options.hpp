@@ -97,7 +97,7 @@ inline void bind_training(option_binder& bind, options& to) {
                            {{"adamw_torch", "adamw_torch"},
                             {"adamw_torch_fused", "adamw_torch_fused"},
                             {"adafactor", "adafactor"}},
-                           "; in place of adamw_hf use adamw_torch");
+                           "; adamw_torch stands for every kind of AdamW");
   bind.boolean("adafactor", to.adafactor);
 }
 

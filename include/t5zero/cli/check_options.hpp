@@ -22,7 +22,7 @@ inline void check_file(std::string_view flag, const std::optional<std::string>& 
   const bool known =
       std::any_of(readable.begin(), readable.end(), [&](auto end) { return file->ends_with(end); });
   if (!known) {
-    throw input_error("--" + std::string(flag) + " " + *file +
+    throw input_error("--" + std::string(flag) + " " + (file->empty() ? "''" : *file) +
                       ": the file's name must end in .json, .jsonl, .csv or .tsv");
   }
 }

@@ -43,7 +43,11 @@ namespace t5zero::cli {
     throw input_error("--do_" + std::string(stage) + " requires a " + split + " dataset: give " + flag +
                       " or --dataset_name");
   }
-  return read_translation_pairs(*file, pairs);
+  try {
+    return read_translation_pairs(*file, pairs);
+  } catch (const input_error& failure) {
+    throw input_error(std::string(flag) + " " + failure.what());
+  }
 }
 
 /// The rows of each split that the run needs.

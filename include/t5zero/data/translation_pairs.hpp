@@ -73,11 +73,25 @@ inline std::size_t column_of(const std::vector<std::string>& names, const std::s
                              const std::string& where) {
   const std::string key = language_key(lang);
   const auto found = std::find(names.begin(), names.end(), key);
+  if (found != names.end() && std::find(found + 1, names.end(), key) != names.end()) {
+    throw input_error(where + ": two columns are named \"" + key + "\" (" + flag + " " + lang +
+                      "); rename the one that is not meant");
+  }
   if (found != names.end()) return static_cast<std::size_t>(found - names.begin());
   std::string there;
   for (const std::string& name : names) there.append(there.empty() ? "" : ", ").append(name);
   throw input_error(where + ": no column \"" + key + "\" (" + flag + " " + lang +
                     "); the first line must name the columns, it has: " + there);
+}
+
+/// Refuses the names of columns if the lines of the file end in carriage returns alone: all of it is then one
+/// line.
+inline void check_line_ends(const std::vector<std::string>& names, const std::string& where) {
+  for (const std::string& name : names) {
+    if (name.find('\r') == std::string::npos) continue;
+    throw input_error(where +
+                      ": the lines of the file end in carriage returns alone; convert it (tr '\\r' '\\n')");
+  }
 }
 
 /// The pair of one object {"translation": {"en": ..., "ro": ...}}.
@@ -138,7 +152,11 @@ inline nlohmann::json parse_row(std::string_view text, const std::string& where)
   detail::skip_byte_order_mark(file);
   if (extension == ".json" && detail::begins_array(file)) {
     const std::string all(std::istreambuf_iterator<char>(file), {});
-    check_utf8(all, path.string());
+    index_t number = 0;
+    for (std::size_t begin = 0, end = 0; end < all.size(); begin = end + 1) {
+      end = std::min(all.find('\n', begin), all.size());
+      check_utf8(std::string_view(all).substr(begin, end - begin), at_line(++number));
+    }
     const nlohmann::json rows = detail::parse_row(all, path.string());
     if (rows.empty()) throw input_error(path.string() + ": no pairs; it needs at least one");
     for (std::size_t i = 0; i < rows.size() && !full(); ++i) {
@@ -157,6 +175,7 @@ inline nlohmann::json parse_row(std::string_view text, const std::string& where)
     std::vector<std::string> fields;
     reader.next(fields);
     const std::string header = at_line(reader.line());
+    detail::check_line_ends(fields, header);
     const std::size_t source = detail::column_of(fields, options.source_lang, "--source_lang", header);
     const std::string key = detail::language_key(options.target_lang);
     const bool has_targets =

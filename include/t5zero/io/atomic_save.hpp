@@ -134,7 +134,8 @@ class atomic_save {
   [[noreturn]] void fail(const std::string& name, const std::string& what) const {
     const int number = errno;
     throw io_error((directory_ / name).string() + " " + what + " (" + std::strerror(number) +
-                   "); what was saved before is untouched");
+                   "); what was saved before is untouched" +
+                   (number == ENOSPC || number == EDQUOT ? "; free space there and start again" : ""));
   }
 
   std::filesystem::path directory_;
