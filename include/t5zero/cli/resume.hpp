@@ -177,9 +177,8 @@ struct interrupted_run {
 }
 
 /// The checkpoint to go on from, if there is one. As run_translation.py: --resume_from_checkpoint, else,
-/// without
-/// --overwrite_output_dir, the last one in output_dir. A directory that is not empty and has none is refused,
-/// unless it holds an interrupted run of the same command: that one begins again.
+/// without --overwrite_output_dir, the last one of the last run in output_dir. A directory that is not empty
+/// and has none is refused, unless it holds an interrupted run of the same command: that one begins again.
 [[nodiscard]] inline std::optional<std::filesystem::path> find_start(const options& chosen,
                                                                      const std::string& fingerprint) {
   namespace fs = std::filesystem;
@@ -223,8 +222,7 @@ struct interrupted_run {
     return std::nullopt;
   const std::optional<interrupted_run> before = interrupted_run::of(output);
   const bool is_same = before && before->fingerprint == fingerprint;
-  const std::optional<checkpoint_directory> last = last_checkpoint(output);
-  if (last) {
+  if (there) {
     const bool is_of_earlier = before && before->begun_anew_as > last_run_number(output);
     if (is_of_earlier && is_same) {
       std::cerr << "Output directory (" << chosen.output_dir
@@ -233,16 +231,16 @@ struct interrupted_run {
       return std::nullopt;
     }
     std::cerr
-        << "Checkpoint detected, resuming training at " << last->path.string()
+        << "Checkpoint detected, resuming training at " << there->path.string()
         << ". To avoid this behavior, change the `--output_dir` or add `--overwrite_output_dir` to train "
            "from scratch.\n";
     if (is_of_earlier)
       std::cerr << "warning: it is of an earlier run: the last one here began anew and has no checkpoint\n";
     const checkpoint_directory highest = find_checkpoints(output).back();
-    if (highest.step != last->step)
+    if (highest.step != there->step)
       std::cerr << "It is the last one of the last run; " << highest.path.string()
                 << " is of an earlier one\n";
-    return last->path;
+    return there->path;
   }
   if (is_same) {
     std::cerr << "Output directory (" << chosen.output_dir
