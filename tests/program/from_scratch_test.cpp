@@ -70,20 +70,8 @@ TEST_CASE("tokenizer and vocabulary of a model from scratch", "[program]") {
   std::filesystem::remove(place.work() / "first/added_tokens.json");
 
   // The weights of another model.
-  const words trains = {std::string(T5ZERO_BIN_DIR) + "/t5_tiny_plain",
-                        "--model_name_or_path",
-                        "first",
-                        "--source_lang",
-                        "en",
-                        "--target_lang",
-                        "ro",
-                        "--train_file",
-                        "train.jsonl",
-                        "--do_train",
-                        "--max_steps",
-                        "1",
-                        "--output_dir",
-                        "other"};
+  words trains = training_sandbox::one_update_from("first");
+  trains.insert(trains.end(), {"--output_dir", "other"});
   config["vocab_size"] = 10;
   place.write("first/config.json", config.dump());
   outcome refused = place.run(trains);

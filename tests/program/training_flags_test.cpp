@@ -147,23 +147,10 @@ TEST_CASE("generation settings of a config.json are used and saved", "[program]"
   nlohmann::json config = nlohmann::json::parse(place.file("old/config.json"));
   config.update({{"num_beams", 4}, {"no_repeat_ngram_size", 2}});
   place.write("old/config.json", config.dump());
-  const words trains = {std::string(T5ZERO_BIN_DIR) + "/t5_tiny_plain",
-                        "--source_lang",
-                        "en",
-                        "--target_lang",
-                        "ro",
-                        "--train_file",
-                        "train.jsonl",
-                        "--do_train",
-                        "--max_steps",
-                        "1",
-                        "--save_strategy",
-                        "no",
-                        "--model_name_or_path"};
   // Once more from what was saved.
   for (const auto& [from, to] : {std::pair("old", "tuned"), std::pair("tuned", "again")}) {
-    words command = trains;
-    command.insert(command.end(), {from, "--output_dir", to});
+    words command = training_sandbox::one_update_from(from);
+    command.insert(command.end(), {"--save_strategy", "no", "--output_dir", to});
     const outcome ended = place.run(command);
     INFO(ended.err);
     REQUIRE(ended.code == 0);

@@ -49,6 +49,21 @@ class training_sandbox : public sandbox {
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }
+  /// One update from the model in a directory; where it is saved, and more, is for the caller to say.
+  static words one_update_from(const std::string& model) {
+    return {std::string(T5ZERO_BIN_DIR) + "/t5_tiny_plain",
+            "--model_name_or_path",
+            model,
+            "--source_lang",
+            "en",
+            "--target_lang",
+            "ro",
+            "--train_file",
+            "train.jsonl",
+            "--do_train",
+            "--max_steps",
+            "1"};
+  }
   [[nodiscard]] outcome trains(const words& more) const { return run(command(more)); }
   [[nodiscard]] std::string file(const std::string& name) const { return content_of(work() / name); }
 

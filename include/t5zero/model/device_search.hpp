@@ -48,8 +48,8 @@ class device_search {
     fill_penalties(options, at<float>(start_.data(), places().penalties));
     std::fill_n(first.states, sentences_, search_sentence{});
     std::fill_n(first.finished, rows(), search_hypothesis{});
-    auto* const first_source = at<index_t>(start_.data(), places().first_source);
-    auto* const source_counts = at<index_t>(start_.data(), places().source_counts);
+    auto* const first_source = at<index_t>(start_.data(), places().inputs.first_source);
+    auto* const source_counts = at<index_t>(start_.data(), places().inputs.source_counts);
     for (index_t row = 0; row < rows(); ++row) {
       // All beams are equal at first: only one of them may have successors.
       first.scores[row] = row % beams_ == 0 ? 0.0F : no_score;
@@ -76,8 +76,8 @@ class device_search {
                       .stride = max_length_,
                       .counts = search.key_counts,
                       .max_count = max_length_};
-    step.cross_keys = {.first = at<const index_t>(arena_block(), places().first_source),
-                       .counts = at<const index_t>(arena_block(), places().source_counts),
+    step.cross_keys = {.first = at<const index_t>(arena_block(), places().inputs.first_source),
+                       .counts = at<const index_t>(arena_block(), places().inputs.source_counts),
                        .max_count = staged.source.max_length};
     return step;
   }
@@ -140,10 +140,10 @@ class device_search {
     search.states = at<search_sentence>(block, places().states);
     search.finished = at<search_hypothesis>(block, places().finished);
     search.scores = at<float>(block, places().scores);
-    search.ids = at<std::int32_t>(block, places().ids);
-    search.cache_rows = at<index_t>(block, places().cache_rows);
-    search.key_rows = at<index_t>(block, places().key_rows);
-    search.key_counts = at<index_t>(block, places().key_counts);
+    search.ids = at<std::int32_t>(block, places().inputs.ids);
+    search.cache_rows = at<index_t>(block, places().inputs.cache_rows);
+    search.key_rows = at<index_t>(block, places().inputs.key_rows);
+    search.key_counts = at<index_t>(block, places().inputs.key_counts);
     search.tokens = at<std::int32_t>(block, places().tokens);
     search.parents = at<std::int32_t>(block, places().parents);
     search.final_tokens = at<std::int32_t>(block, places().final_tokens);

@@ -19,7 +19,7 @@ struct generation_shape {
   [[nodiscard]] constexpr bool generates() const { return num_beams > 0; }
 };
 
-/// What a step reads of the search: one block, copied to the device before each step.
+/// What a step reads of the search. Where the search is the host's: one block, copied before each step.
 struct decode_input_slices {
   slice ids;            ///< int32 [rows]
   slice cache_rows;     ///< index_t [rows]
@@ -27,20 +27,23 @@ struct decode_input_slices {
   slice key_counts;     ///< index_t [rows]
   slice first_source;   ///< index_t [rows]
   slice source_counts;  ///< index_t [rows]
-  index_t bytes = 0;
+  index_t bytes = 0;    ///< of a block of its own
 
   constexpr decode_input_slices() = default;
-  /// Offsets from the block's start.
+  /// A block of its own: offsets from its start.
   constexpr decode_input_slices(index_t rows, index_t max_length) {
     slice_builder builder;
-    ids = builder.take(rows * 4);
-    cache_rows = builder.take(rows * 8);
-    key_rows = builder.take(rows * max_length * 8);
-    key_counts = builder.take(rows * 8);
-    first_source = builder.take(rows * 8);
-    source_counts = builder.take(rows * 8);
+    *this = decode_input_slices(rows, max_length, builder);
     bytes = builder.high_water();
   }
+  /// A part of the block that `builder` divides.
+  constexpr decode_input_slices(index_t rows, index_t max_length, slice_builder& builder)
+      : ids(builder.take(rows * 4)),
+        cache_rows(builder.take(rows * 8)),
+        key_rows(builder.take(rows * max_length * 8)),
+        key_counts(builder.take(rows * 8)),
+        first_source(builder.take(rows * 8)),
+        source_counts(builder.take(rows * 8)) {}
 };
 
 inline constexpr index_t search_rules_bytes = 64;
@@ -50,16 +53,11 @@ inline constexpr index_t search_hypothesis_bytes = 12;
 /// The arrays of a search in the backend's memory, in one block. It begins with what the program writes.
 struct search_slices {
   slice rules;
-  slice penalties;      ///< float [max_length]
-  slice states;         ///< [sentences]
-  slice finished;       ///< hypotheses [rows]
-  slice scores;         ///< float [rows]
-  slice ids;            ///< int32 [rows]
-  slice cache_rows;     ///< index_t [rows]
-  slice key_rows;       ///< index_t [rows, max_length]
-  slice key_counts;     ///< index_t [rows]
-  slice first_source;   ///< index_t [rows]
-  slice source_counts;  ///< index_t [rows]
+  slice penalties;  ///< float [max_length]
+  slice states;     ///< [sentences]
+  slice finished;   ///< hypotheses [rows]
+  slice scores;     ///< float [rows]
+  decode_input_slices inputs;
   index_t start_bytes = 0;
   slice tokens;        ///< int32 [max_length, rows]
   slice parents;       ///< int32 [max_length, rows]
@@ -76,12 +74,7 @@ struct search_slices {
     states = builder.take(sentences * search_sentence_bytes);
     finished = builder.take(rows * search_hypothesis_bytes);
     scores = builder.take(rows * 4);
-    ids = builder.take(rows * 4);
-    cache_rows = builder.take(rows * 8);
-    key_rows = builder.take(rows * max_length * 8);
-    key_counts = builder.take(rows * 8);
-    first_source = builder.take(rows * 8);
-    source_counts = builder.take(rows * 8);
+    inputs = decode_input_slices(rows, max_length, builder);
     start_bytes = builder.high_water();
     tokens = builder.take(rows * max_length * 4);
     parents = builder.take(rows * max_length * 4);

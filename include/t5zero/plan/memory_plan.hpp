@@ -144,11 +144,11 @@ template <class Backend, precision_policy Precision>
   plan.workspace =
       builder.take(Backend::template workspace_bytes<Precision>(shape, largest, options.threads));
   plan.step = builder.take(step_state_bytes);
-  // Of ranges of tensors, or of all gradients at once.
-  plan.squares = builder.take(options.trains ? (tensor_count(shape) + Backend::square_parts(parameters) +
-                                                parameters / Backend::elements_of_square_part) *
-                                                   8
-                                             : 0);
+  // Ranges of several tensors have no more.
+  index_t square_parts = 0;
+  for_each_parameter(shape,
+                     [&](const parameter_row& row) { square_parts += Backend::square_parts(row.count()); });
+  plan.squares = builder.take(options.trains ? square_parts * 8 : 0);
   plan.losses = builder.take(options.micro_batches * loss_sums_bytes);
   plan.decay_boundaries = builder.take((tensor_count(shape) + 1) * 8);
   plan.batch = builder.take(Backend::batch_staging::device_bytes(batch.covering(evaluation)));

@@ -43,20 +43,18 @@ namespace t5zero {
 /// from it hears what is wrong with it.
 [[nodiscard]] inline std::optional<checkpoint_directory> last_checkpoint(
     const std::filesystem::path& output) {
+  std::optional<checkpoint_directory> last;
+  index_t newest = 0;
   const std::vector<checkpoint_directory> all = find_checkpoints(output);
-  if (all.empty()) return std::nullopt;
-  const std::optional<index_t> of_highest = run_number_of(all.back().path);
-  if (all.size() == 1 || !of_highest) return all.back();
-  const checkpoint_directory* last = &all.back();
-  index_t newest = *of_highest;
   // Ascending, so that the last one of the newest run stays.
   for (const checkpoint_directory& one : all) {
-    const index_t number = run_number_of(one.path).value_or(0);
-    if (number < newest || (number == newest && one.step < last->step)) continue;
-    newest = number;
-    last = &one;
+    const std::optional<index_t> number = run_number_of(one.path);
+    if (!number && &one == &all.back()) return one;
+    if (number.value_or(0) < newest) continue;
+    newest = number.value_or(0);
+    last = one;
   }
-  return *last;
+  return last;
 }
 
 }  // namespace t5zero

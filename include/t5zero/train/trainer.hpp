@@ -478,7 +478,7 @@ class trainer {
   /// The forward that follows steps the weights before it reads them. Of 16-bit copies the rows of the
   /// embedding that it gathers are stepped apart, since the table, which the head reads, takes long.
   void begin_step(const batch_view& batch) {
-    if constexpr (Run::precision::has_master_weights) {
+    if constexpr (backend::overlaps_optimizer && Run::precision::has_master_weights) {
       const parameter_row embedding =
           find_parameter(shape_, parameter_stack::shared, 0, parameter_role::embedding);
       source_.begin_step(device_.main(), embedding.offset + embedding.count(), [&] {

@@ -76,7 +76,6 @@ struct backend {
   static constexpr index_t scratch_sets = 1;
   /// Parts of the sum of squares of `count` gradients.
   [[nodiscard]] static constexpr index_t square_parts(index_t /*count*/) { return 1; }
-  static constexpr index_t elements_of_square_part = index_t{1} << 40;
   /// Is the gradients' norm taken while backward goes on, and the optimizer's step left to the next forward?
   static constexpr bool overlaps_optimizer = false;
   static constexpr index_t least_optimizer_piece = 1;

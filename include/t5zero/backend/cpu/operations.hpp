@@ -229,13 +229,6 @@ struct operations {
       }
     });
   }
-  /// The 16-bit copies alone of rows of a table; here no update is ever left to be seen.
-  static void adamw_rows(execution& /*e*/, const adamw_params* /*params*/,
-                         vector_view<const index_t> /*decay_boundaries*/, const float* /*master*/,
-                         const float* /*first*/, const float* /*second*/, const std::byte* /*gradients*/,
-                         dtype /*type*/, T* /*weights*/, parameter_range /*table*/, index_t /*cols*/,
-                         vector_view<const std::int32_t> /*ids*/,
-                         vector_view<const std::int32_t> /*more_ids*/) {}
   /// Of one tensor; see cpu/adafactor.hpp. decays: does weight decay apply to it?
   static void adafactor(execution& e, const adafactor_params* state_params, bool decays, bool is_vector,
                         index_t rows, index_t cols, float* master, float* row_moments, float* column_moments,

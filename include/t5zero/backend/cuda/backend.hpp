@@ -38,12 +38,10 @@ struct backend {
   /// One for each branch of sublayers.
   static constexpr index_t scratch_sets = 3;
   /// Parts of the sum of squares of `count` gradients: one for each block, at most some for each
-  /// multiprocessor. The parts of all tensors together are at most as many as this, one for each tensor and
-  /// one for each elements_of_square_part.
+  /// multiprocessor. No more for a range than for the tensors in it together.
   [[nodiscard]] static constexpr index_t square_parts(index_t count) {
-    return std::min(index_t{1024}, ceil_div(count, elements_of_square_part));
+    return std::min(index_t{1024}, ceil_div(count, index_t{1} << 14));
   }
-  static constexpr index_t elements_of_square_part = index_t{1} << 14;
   /// Is the gradients' norm taken while backward goes on, and the optimizer's step left to the next forward,
   /// which it then runs beside?
   static constexpr bool overlaps_optimizer = true;

@@ -69,4 +69,23 @@ void with_block_row(index_t cols, bool packs, const F& f) {
   });
 }
 
+/// log(sum of exp) of a row: what log-softmax takes off. All threads of the block call it; shared: a float a
+/// warp.
+template <class Row>
+[[nodiscard]] __device__ float log_sum_of_exponentials(Row& row, float* shared) {
+  float maximum = -INFINITY;
+  row.for_each([&](int, const float(&values)[4]) {
+#pragma unroll
+    for (const float value : values) maximum = fmaxf(maximum, value);
+  });
+  maximum = block_max<block_row_threads>(maximum, shared);
+  float sum = 0.0F;
+  row.for_each([&](int, const float(&values)[4]) {
+#pragma unroll
+    for (const float value : values) sum += expf(value - maximum);
+  });
+  sum = block_sum<block_row_threads>(sum, shared);
+  return maximum + logf(sum);
+}
+
 }  // namespace t5zero::cuda::detail

@@ -51,22 +51,7 @@ __global__ void __launch_bounds__(block_row_threads, 1)
   block_row<Resident, Packs> row(logits.data + r * logits.stride, cols);
   const bool ends = search.key_counts[first_row + r] >= search.rules->min_length;
   const int forbidden = ends ? -1 : search.rules->end_id;
-  float shift = 0.0F;
-  if (search.beams > 1) {
-    float maximum = -INFINITY;
-    row.for_each([&](int, const float(&values)[4]) {
-#pragma unroll
-      for (const float value : values) maximum = fmaxf(maximum, value);
-    });
-    maximum = block_max<threads>(maximum, shared);
-    float sum = 0.0F;
-    row.for_each([&](int, const float(&values)[4]) {
-#pragma unroll
-      for (const float value : values) sum += expf(value - maximum);
-    });
-    sum = block_sum<threads>(sum, shared);
-    shift = maximum + logf(sum);
-  }
+  const float shift = search.beams > 1 ? log_sum_of_exponentials(row, shared) : 0.0F;
   const auto ordered = [&](float value, int column) {
     return ordered_bits(column == forbidden ? -INFINITY : value - shift);
   };

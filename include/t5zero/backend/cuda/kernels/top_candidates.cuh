@@ -38,19 +38,7 @@ __global__ void __launch_bounds__(block_row_threads, 1) log_softmax_kernel(matri
   float* const at = logits.data + static_cast<index_t>(blockIdx.x) * logits.stride;
   const int cols = static_cast<int>(logits.cols);
   block_row<Resident, Packs> row(at, cols);
-  float maximum = -INFINITY;
-  row.for_each([&](int, const float(&values)[4]) {
-#pragma unroll
-    for (const float value : values) maximum = fmaxf(maximum, value);
-  });
-  maximum = block_max<threads>(maximum, shared);
-  float sum = 0.0F;
-  row.for_each([&](int, const float(&values)[4]) {
-#pragma unroll
-    for (const float value : values) sum += expf(value - maximum);
-  });
-  sum = block_sum<threads>(sum, shared);
-  const float shift = maximum + logf(sum);
+  const float shift = log_sum_of_exponentials(row, shared);
   row.for_each([&](int first, const float(&values)[4]) {
     float result[4];
 #pragma unroll
