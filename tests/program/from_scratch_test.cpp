@@ -37,6 +37,14 @@ TEST_CASE("tokenizer and vocabulary of a model from scratch", "[program]") {
   CHECK(vocabulary(place, "named") == fitted);
   CHECK(place.file("named/spiece.model") == place.file("first/spiece.model"));
 
+  // An output directory of the published model's name is no model until one is saved there.
+  const outcome same_name =
+      place.trains({"--output_dir", "t5-tiny", "--max_steps", "1", "--max_train_samples", "9"});
+  INFO(same_name.err);
+  REQUIRE(same_name.code == 0);
+  CHECK(vocabulary(place, "t5-tiny") == fitted);
+  std::filesystem::remove_all(place.work() / "t5-tiny");
+
   // --model_name_or_path beside --config_name: its tokenizer.
   const outcome of_model =
       place.trains({"--output_dir", "of_model", "--max_steps", "1", "--model_name_or_path", "first"});

@@ -43,7 +43,7 @@ inline std::string model_name(const options& chosen, std::span<const compiled_ru
   const std::string name =
       chosen.from_scratch && chosen.config_name ? *chosen.config_name : chosen.model_name_or_path;
   const char* flag = chosen.from_scratch && chosen.config_name ? "--config_name" : "--model_name_or_path";
-  if (chosen.from_scratch && !std::filesystem::is_directory(name)) {
+  if (chosen.from_scratch && !std::filesystem::exists(std::filesystem::path(name) / "config.json")) {
     for (const compiled_run& run : runs)
       if (run.model == name) return name;
   }

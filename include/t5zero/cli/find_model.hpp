@@ -129,7 +129,7 @@ inline void check_vocabulary(const std::filesystem::path& config, index_t said, 
   if (chosen.from_scratch) {
     const std::string name = chosen.config_name.value_or(chosen.model_name_or_path);
     const bool is_published = name == model_name || requested_model(chosen) == model_name;
-    if (is_published && !std::filesystem::is_directory(name)) {
+    if (is_published && !std::filesystem::exists(std::filesystem::path(name) / "config.json")) {
       files.config = published_config(compiled);
     } else {
       const char* flag = chosen.config_name ? "--config_name" : "--model_name_or_path";
