@@ -1,8 +1,10 @@
 // Time of a training step (forward, backward, clip, AdamW, dropout 0.1) on the first sentences of a file:
 //   step_bench <train.jsonl> <spiece.model> <model> <fp32|tf32|fp16|bf16> <batch> [steps] [threads] [prefix]
+//   [graphs|launches]
 // One JSON line on stdout: milliseconds from result to result (median, minimum), tokens, the floor of the
-// mean step where the device's ceilings are known, planned bytes. Updates are submitted as the training loop
-// submits them.
+// mean step where the device's ceilings are known, bytes: planned, taken by the driver's context (or the
+// process) when the trainer was made, in use at the end. Updates are submitted as the training loop submits
+// them.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +14,7 @@
 #include <iostream>
 #include <numeric>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <t5zero/data/batcher.hpp>
@@ -32,17 +35,27 @@ struct step_work {
   index_t steps = 20;
   int threads = 1;
   std::string prefix = "translate English to Romanian: ";
+  bool uses_graphs = true;
 };
 
 template <class Run, measured_machine Machine>
 void measure(const t5zero::tokenized_dataset& data, const step_work& work, const Machine& machine) {
   t5zero::trainer_options options;
   options.threads = work.threads;
-  const t5zero::batch_shape largest = data.largest_batch(work.batch);
+  options.uses_graphs = work.uses_graphs;
+  const auto examples_of = [&](index_t step) {
+    std::vector<index_t> examples(static_cast<std::size_t>(work.batch));
+    std::iota(examples.begin(), examples.end(),
+              step % work.steps * work.batch % (data.size() - work.batch + 1));
+    return examples;
+  };
+  t5zero::batch_shape largest;
+  for (index_t step = 0; step < work.steps; ++step)
+    largest = largest.covering(data.shape_of(examples_of(step)));
   t5zero::trainer<Run> trainer(Run::model::shape, largest, options);
+  const index_t context = std::max(index_t{0}, machine.used_bytes() - trainer.allocated_bytes());
   trainer.initialize(0);
   t5zero::micro_batch batch(largest);
-  std::vector<index_t> examples(static_cast<std::size_t>(work.batch));
   std::vector<double> milliseconds;
   index_t source_tokens = 0;
   index_t target_tokens = 0;
@@ -62,9 +75,7 @@ void measure(const t5zero::tokenized_dataset& data, const step_work& work, const
       milliseconds.clear();
       last = std::chrono::steady_clock::now();
     }
-    std::iota(examples.begin(), examples.end(),
-              step % work.steps * work.batch % (data.size() - work.batch + 1));
-    batch.fill(data, examples, 0);
+    batch.fill(data, examples_of(step), 0);
     if (step >= warm_up) {
       source_tokens += batch.view().source.tokens;
       target_tokens += batch.view().target.tokens;
@@ -86,12 +97,14 @@ void measure(const t5zero::tokenized_dataset& data, const step_work& work, const
   std::printf(
       "{\"work\": \"%s %s b%lld\", \"backend\": \"%s\", \"device\": \"%s\", \"ms_median\": %.4f, "
       "\"ms_mean\": %.4f, \"ms_min\": %.4f, \"floor_ms\": %s, \"steps\": %zu, \"tokens_per_step\": %.1f, "
-      "\"last_loss\": %.4f, \"planned_bytes\": %lld, \"peak_bytes\": %lld}\n",
+      "\"last_loss\": %.4f, \"planned_bytes\": %lld, \"context_bytes\": %lld, "
+      "\"peak_bytes\": %lld}\n",
       std::string(Run::model::name).c_str(), work.precision.c_str(), static_cast<long long>(work.batch),
       std::string(Run::backend::name).c_str(), std::string(machine.name()).c_str(),
       milliseconds[milliseconds.size() / 2], all / static_cast<double>(milliseconds.size()),
       milliseconds.front(), floor.c_str(), milliseconds.size(), source + target, loss,
-      static_cast<long long>(trainer.plan().total_bytes), static_cast<long long>(machine.used_bytes()));
+      static_cast<long long>(trainer.plan().total_bytes), static_cast<long long>(context),
+      static_cast<long long>(machine.used_bytes()));
   std::fflush(stdout);
 }
 
@@ -101,7 +114,7 @@ int run_step_bench(int argc, char** argv, const Machine& machine) {
   using namespace t5zero;  // NOLINT(google-build-using-namespace)
   if (argc < 6) {
     std::cerr << "usage: step_bench <train.jsonl> <spiece.model> <t5-small|t5-base|t5-large|t5-3b> "
-                 "<fp32|tf32|fp16|bf16> <batch> [steps] [threads] [prefix]\n";
+                 "<fp32|tf32|fp16|bf16> <batch> [steps] [threads] [prefix] [graphs|launches]\n";
     return 2;
   }
   try {
@@ -109,6 +122,7 @@ int run_step_bench(int argc, char** argv, const Machine& machine) {
     if (argc > 6) work.steps = std::atoll(argv[6]);
     work.threads = argc > 7 ? std::atoi(argv[7]) : Backend::default_threads();
     if (argc > 8) work.prefix = argv[8];
+    work.uses_graphs = argc <= 9 || std::string_view(argv[9]) == "graphs";
     const auto pairs = read_translation_pairs(work.pairs, {"en", "ro", 500});
     const auto text = tokenizer::from_file(work.spiece);
     const tokenized_dataset data(pairs, text, work.prefix, 1024, 128, {});
