@@ -67,10 +67,28 @@ TEST_CASE("padding that counts in the loss is made of tokens") {
   check({.counts_in_loss = true, .multiple = 8, .fixed_length = 50}, 50);
 }
 
-TEST_CASE("the largest batch bounds every batch") {
+TEST_CASE("the largest batch holds those of the file's order, and no more") {
   const t5zero::tokenizer text = make_tokenizer();
   const t5zero::tokenized_dataset data = make_data(text);
-  const t5zero::batch_shape shape = data.largest_batch(2);
+  const auto tokens = [](std::span<const std::int32_t> of) { return static_cast<index_t>(of.size()); };
+  const t5zero::batch_shape shape = data.largest_batch(2);  // {0, 1} and {2}
+  CHECK(shape.batch == 2);
+  CHECK(shape.source_tokens ==
+        std::max(tokens(data.source(0)) + tokens(data.source(1)), tokens(data.source(2))));
+  CHECK(shape.target_tokens ==
+        std::max(tokens(data.target(0)) + tokens(data.target(1)), tokens(data.target(2))));
+  CHECK(shape.max_target_length ==
+        std::max({tokens(data.target(0)), tokens(data.target(1)), tokens(data.target(2))}));
+  CHECK(data.largest_batch(100).batch == 3);
+  const t5zero::batch_shape padded = data.largest_batch(2, {.counts_in_loss = true, .multiple = 64});
+  CHECK(padded.target_tokens == 128);
+  CHECK(padded.max_target_length == 64);
+}
+
+TEST_CASE("the largest batch of any order bounds every batch") {
+  const t5zero::tokenizer text = make_tokenizer();
+  const t5zero::tokenized_dataset data = make_data(text);
+  const t5zero::batch_shape shape = data.largest_batch_of_any_order(2);
   for (index_t i = 0; i < data.size(); ++i) {
     for (index_t j = 0; j < data.size(); ++j) {
       if (i == j) continue;
@@ -78,5 +96,5 @@ TEST_CASE("the largest batch bounds every batch") {
       CHECK(static_cast<index_t>(data.target(i).size() + data.target(j).size()) <= shape.target_tokens);
     }
   }
-  CHECK(data.largest_batch(100).batch == 3);
+  CHECK(data.largest_batch_of_any_order(100).batch == 3);
 }

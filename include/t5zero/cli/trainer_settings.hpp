@@ -12,9 +12,9 @@
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/batch_shape.hpp>
 #include <t5zero/plan/memory_plan.hpp>
+#include <t5zero/train/loop_options.hpp>
 #include <t5zero/train/step_arithmetic.hpp>
 #include <t5zero/train/trainer.hpp>
-#include <t5zero/train/training_loop.hpp>
 
 namespace t5zero::cli {
 

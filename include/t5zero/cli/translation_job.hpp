@@ -35,6 +35,7 @@
 #include <t5zero/core/integers.hpp>
 #include <t5zero/io/directory_lock.hpp>
 #include <t5zero/optim/lr_schedule.hpp>
+#include <t5zero/train/coming_batches.hpp>
 #include <t5zero/train/evaluator.hpp>
 #include <t5zero/train/last_checkpoint.hpp>
 #include <t5zero/train/report.hpp>
@@ -107,10 +108,7 @@ class translation_job {
       evaluation = evaluation.batch == 0 ? of_data : evaluation.covering(of_data);
     }
     largest_ = evaluation;
-    if (in_->train_data) {
-      largest_ = in_->train_data->largest_batch(chosen_.per_device_train_batch_size,
-                                                padding_of_labels(chosen_, chosen_.max_target_length));
-    }
+    if (in_->train_data) largest_ = largest_training_batch();
 
     trainer_options settings =
         trainer_options_of<typename Run::backend>(chosen_, in_->files.config.dropout_rate);
@@ -146,6 +144,18 @@ class translation_job {
     }
     in_->files.weights.reset();
     preparation_time_ = seconds_since(start);
+  }
+
+  /// Of the updates that are left. An epoch that was begun counts from its start, which --ignore_data_skip
+  /// goes back to.
+  [[nodiscard]] batch_shape largest_training_batch() const {
+    const loop_options how = loop_options_of(chosen_, *in_->steps, in_->files.config.decoder_start_token_id);
+    if (!checkpoint_)
+      return largest_coming_batch(*in_->train_data, how, *in_->steps, 0, in_->steps->max_steps);
+    const loop_state& from = checkpoint_->state();
+    const index_t done_of_epoch = ceil_div(from.batch, how.gradient_accumulation);
+    return largest_coming_batch(*in_->train_data, how, *in_->steps, from.epoch,
+                                done_of_epoch + in_->steps->max_steps - from.global_step);
   }
 
   [[nodiscard]] double learning_rate(index_t applied_updates) const {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <numeric>
 #include <span>
 #include <string>
 #include <vector>
@@ -63,15 +64,40 @@ class tokenized_dataset {
   [[nodiscard]] std::span<const std::int32_t> target(index_t i) const { return target_.at(i); }
   [[nodiscard]] const tokenizing_statistics& statistics() const { return statistics_; }
 
-  /// A bound on every batch of `batch` examples in any order: the longest ones together.
-  [[nodiscard]] batch_shape largest_batch(index_t batch, const target_padding& padding = {}) const {
-    batch_shape shape;
-    shape.batch = std::min(batch, size());
+  /// Of the batch of these examples.
+  [[nodiscard]] batch_shape shape_of(std::span<const index_t> examples,
+                                     const target_padding& padding = {}) const {
+    batch_shape shape{.batch = static_cast<index_t>(examples.size())};
+    for (const index_t example : examples) {
+      const auto source_length = static_cast<index_t>(source(example).size());
+      const auto target_length = static_cast<index_t>(target(example).size());
+      shape.source_tokens += source_length;
+      shape.target_tokens += target_length;
+      shape.max_source_length = std::max(shape.max_source_length, source_length);
+      shape.max_target_length = std::max(shape.max_target_length, target_length);
+    }
+    if (padding.counts_in_loss) pad_targets(shape, padding);
+    return shape;
+  }
+  /// Holds every batch of `batch` examples in any order: the longest ones together.
+  [[nodiscard]] batch_shape largest_batch_of_any_order(index_t batch,
+                                                       const target_padding& padding = {}) const {
+    batch_shape shape{.batch = std::min(batch, size())};
     source_.longest(shape.batch, shape.source_tokens, shape.max_source_length);
     target_.longest(shape.batch, shape.target_tokens, shape.max_target_length);
-    if (padding.counts_in_loss) {
-      shape.max_target_length = padding.padded(shape.max_target_length);
-      shape.target_tokens = shape.batch * shape.max_target_length;
+    if (padding.counts_in_loss) pad_targets(shape, padding);
+    return shape;
+  }
+  /// Holds every batch that all examples are cut into in their order, as an evaluation does.
+  [[nodiscard]] batch_shape largest_batch(index_t batch, const target_padding& padding = {}) const {
+    std::vector<index_t> order(static_cast<std::size_t>(size()));
+    std::iota(order.begin(), order.end(), index_t{0});
+    batch_shape shape;
+    for (index_t first = 0; first < size(); first += batch) {
+      shape = shape.covering(
+          shape_of(std::span(order).subspan(static_cast<std::size_t>(first),
+                                            static_cast<std::size_t>(std::min(batch, size() - first))),
+                   padding));
     }
     return shape;
   }
@@ -94,10 +120,15 @@ class tokenized_dataset {
       for (std::size_t i = 0; i + 1 < offsets.size(); ++i) lengths.push_back(offsets[i + 1] - offsets[i]);
       const auto middle = lengths.begin() + count;
       std::partial_sort(lengths.begin(), middle, lengths.end(), std::greater<>());
-      for (auto length = lengths.begin(); length != middle; ++length) sum += *length;
+      sum = std::accumulate(lengths.begin(), middle, index_t{0});
       maximum = lengths.empty() ? 0 : lengths.front();
     }
   };
+
+  static void pad_targets(batch_shape& shape, const target_padding& padding) {
+    shape.max_target_length = padding.padded(shape.max_target_length);
+    shape.target_tokens = shape.batch * shape.max_target_length;
+  }
 
   sequences source_;
   sequences target_;

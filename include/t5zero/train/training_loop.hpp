@@ -15,8 +15,8 @@
 
 #include <t5zero/core/integers.hpp>
 #include <t5zero/data/batcher.hpp>
-#include <t5zero/data/sampler.hpp>
-#include <t5zero/train/interval.hpp>
+#include <t5zero/train/coming_batches.hpp>
+#include <t5zero/train/loop_options.hpp>
 #include <t5zero/train/loop_state.hpp>
 #include <t5zero/train/progress_bar.hpp>
 #include <t5zero/train/python_repr.hpp>
@@ -26,28 +26,6 @@
 #include <t5zero/train/trainer.hpp>
 
 namespace t5zero {
-
-/// Steps are updates; an interval counts only under its strategy `steps`.
-struct loop_options {
-  index_t batch_size = 8;
-  index_t gradient_accumulation = 1;
-  std::uint32_t order_seed = 42;
-  bool groups_by_length = false;
-  std::int32_t decoder_start_token_id = 0;
-  target_padding padding;
-  bool rounds_sources_to_8 = false;  ///< as Hugging Face's collator under fp16; counts in total_flos only
-  index_t fixed_source_length = 0;   ///< pad_to_max_length; counts in total_flos only
-  bool replaces_nan_in_logs = true;  ///< logging_nan_inf_filter
-  interval_strategy logging = interval_strategy::steps;
-  index_t log_every = 500;
-  bool logs_first_step = false;
-  interval_strategy evaluating = interval_strategy::no;
-  index_t evaluate_every = 500;
-  double evaluation_delay = 0.0;  ///< updates (steps) or epochs (epoch) before the first evaluation
-  bool evaluates_on_start = false;
-  interval_strategy saving = interval_strategy::no;
-  index_t save_every = 500;
-};
 
 /// Why a checkpoint is written: it is its turn, or the run stops here and is to go on from it.
 enum class save_reason : std::uint8_t { due, stopping };
@@ -103,7 +81,7 @@ class training_loop {
       events_.evaluate(state, bar, evaluation_moment::at_start);
     if (state.owes_evaluation) result.stopped_by = make_up_for_evaluation(state, bar);
     while (state.global_step < steps_.max_steps && result.stopped_by == 0) {
-      const std::vector<index_t> order = order_of(static_cast<std::uint32_t>(state.epoch));
+      const std::vector<index_t> order = order_of_epoch(*data_, options_, state.epoch);
       do {
         update(state, order, bar);
         result.stopped_by = after_update(state, bar);
@@ -118,15 +96,6 @@ class training_loop {
 
   static double seconds_since(clock::time_point start) {
     return std::chrono::duration<double>(clock::now() - start).count();
-  }
-
-  [[nodiscard]] std::vector<index_t> order_of(std::uint32_t epoch) const {
-    if (!options_.groups_by_length) return epoch_order(data_->size(), options_.order_seed, epoch);
-    std::vector<index_t> lengths;
-    for (index_t i = 0; i < data_->size(); ++i)
-      lengths.push_back(static_cast<index_t>(data_->source(i).size()));
-    return length_grouped_order(lengths, options_.batch_size * options_.gradient_accumulation,
-                                options_.order_seed, epoch);
   }
 
   /// Memory for the records of many updates, taken where the loop waits anyway and never for the whole run:
