@@ -61,7 +61,6 @@ class comparison:
     def __init__(self, arguments):
         self.arguments = arguments
         self.data = ["--train-file", arguments.train_file, "--spiece", arguments.spiece]
-        self.rows = []
         self.curves = {}
         self.agrees = True
 
@@ -85,9 +84,11 @@ class comparison:
         row = {"work": work, "ms": round(median(ours), 4), "floor_ms": ours[0].get("floor_ms"), "peer": best,
                "peer_ms": timed.get(best), "gpu_gib": round(max(r["peak_bytes"] for r in ours) / 2**30, 3),
                "planned_gib": round(max(r["planned_bytes"] for r in ours) / 2**30, 3),
+               "context_gib": round(max(r["context_bytes"] for r in ours) / 2**30, 3),
                "commit": self.arguments.commit, "peers": timed}
         print(json.dumps(row), flush=True)
-        self.rows.append(row)
+        if self.arguments.results:
+            save(self.arguments.results, row)
 
     def selected(self, work):
         return not self.arguments.only or any(word in work for word in self.arguments.only)
@@ -199,28 +200,30 @@ class comparison:
         figure.tight_layout()
         figure.savefig(path, dpi=80)
 
-    def save(self, path):
-        """These rows take the place of those of the same name."""
-        rows = {}
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                rows = {row["work"]: row for row in json.load(file)}
-        rows.update({row["work"]: row for row in self.rows})
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write("[\n" + ",\n".join("  " + json.dumps(row) for row in rows.values()) + "\n]\n")
+
+def save(path, row):
+    """The row takes the place of that of the same name."""
+    rows = {}
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            rows = {row["work"]: row for row in json.load(file)}
+    rows[row["work"]] = row
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("[\n" + ",\n".join("  " + json.dumps(row) for row in rows.values()) + "\n]\n")
 
 
 def print_table(path):
     with open(path, encoding="utf-8") as file:
         rows = json.load(file)
-    print("| work | ms | floor | of the floor | fastest peer | its ms | times faster | GiB in use | planned |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| work | ms | floor | of the floor | fastest peer | its ms | times faster | GiB planned | in use | "
+          "of it the driver's context |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         floor, peer = row["floor_ms"], row["peer_ms"]
         print(f"| {row['work']} | {row['ms']:.2f} | {floor:.2f} | {row['ms'] / floor:.1f} | {row['peer'] or ''} | "
               + (f"{peer:.1f} | {peer / row['ms']:.1f} | " if peer else " | | ")
-              + f"{row['gpu_gib']:.2f} | {row['planned_gib']:.2f} |")
+              + f"{row['planned_gib']:.2f} | {row['gpu_gib']:.2f} | {row['context_gib']:.2f} |")
 
 
 def main():
@@ -258,8 +261,6 @@ def main():
         compared.compare_curves()
         if arguments.plot and compared.curves:
             compared.plot(arguments.plot)
-    if arguments.results:
-        compared.save(arguments.results)
     return 0 if compared.agrees else 1
 
 

@@ -46,6 +46,7 @@ void measure_generation(const t5zero::tokenized_dataset& data, const generation_
   options.generation = generation.shape(t5zero::t5_small::shape.vocab_size);
   const t5zero::batch_shape largest = data.largest_batch(asked.batch);
   t5zero::trainer<run> trainer(t5zero::t5_small::shape, largest, options);
+  const index_t context = std::max(index_t{0}, machine.used_bytes() - trainer.allocated_bytes());
   trainer.initialize(0);
   t5zero::micro_batch batch(largest);
   std::vector<double> milliseconds;
@@ -69,12 +70,13 @@ void measure_generation(const t5zero::tokenized_dataset& data, const generation_
       "{\"work\": \"generate t5-small %s b%lld beams%lld\", \"backend\": \"%s\", \"ms_median\": %.4f, "
       "\"ms_min\": %.4f, \"floor_ms\": %s, "
       "\"rounds\": %zu, \"tokens\": %lld, \"threads\": %d, \"checksum\": %lld, \"planned_bytes\": %lld, "
-      "\"peak_bytes\": %lld}\n",
+      "\"context_bytes\": %lld, \"peak_bytes\": %lld}\n",
       std::string(Precision::name).c_str(), static_cast<long long>(asked.batch),
       static_cast<long long>(asked.beams), std::string(Backend::name).c_str(),
       milliseconds[milliseconds.size() / 2], milliseconds.front(), floor.c_str(), milliseconds.size(),
       static_cast<long long>(asked.tokens), asked.threads, checksum,
-      static_cast<long long>(trainer.plan().total_bytes), static_cast<long long>(machine.used_bytes()));
+      static_cast<long long>(trainer.plan().total_bytes), static_cast<long long>(context),
+      static_cast<long long>(machine.used_bytes()));
 }
 
 /// Runs what the arguments ask for with this backend; the exit code.

@@ -74,8 +74,8 @@ void measure_kernels(const model_shape& shape, index_t batch, index_t length) {
   cuda::device device({});
   playground memory(index_t{3} << 30);
   const index_t workspace = index_t{64} << 20;
-  device.set_workspace(memory.take<std::byte>(workspace + cuda::branches_workspace_bytes()),
-                       workspace + cuda::branches_workspace_bytes());
+  const index_t scratch = cuda::workspace_division::of_main(workspace).total_bytes();
+  device.set_workspace(memory.take<std::byte>(scratch), scratch);
   cuda::execution& e = device.main();
   const index_t n = batch * length;
   const index_t d = shape.d_model;

@@ -74,7 +74,7 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
   // Weights in turn from several places, so that they are not all in the cache.
   constexpr int copies = 8;
   std::byte* memory = nullptr;
-  const index_t all = bytes_a + copies * bytes_b + bytes_c + cuda::matmul_workspace_bytes + 1024;
+  const index_t all = bytes_a + copies * bytes_b + bytes_c + cuda::most_matmul_workspace_bytes + 1024;
   check(cudaMalloc(reinterpret_cast<void**>(&memory), static_cast<std::size_t>(all)));
   // The same numbers again and again, in a period that is no multiple of a row.
   std::vector<float> values(static_cast<std::size_t>(std::min<index_t>(all / 4, (1 << 22) - 4)));
@@ -95,7 +95,7 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
   std::byte* const a = memory;
   std::byte* const b = a + aligned(bytes_a);
   std::byte* const c = b + copies * bytes_b / 256 * 256;
-  std::byte* const workspace = memory + (all - cuda::matmul_workspace_bytes) / 256 * 256;
+  std::byte* const workspace = memory + (all - cuda::most_matmul_workspace_bytes) / 256 * 256;
 
   cublasLtHandle_t handle = nullptr;
   check(cublasLtCreate(&handle));
@@ -123,7 +123,7 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
   const cublasLtMatrixLayout_t lc = layout(type_c, work.cols, work.rows);
   cublasLtMatmulPreference_t preference = nullptr;
   check(cublasLtMatmulPreferenceCreate(&preference));
-  const auto limit = static_cast<std::uint64_t>(cuda::matmul_workspace_bytes);
+  const auto limit = static_cast<std::uint64_t>(cuda::most_matmul_workspace_bytes);
   check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &limit,
                                              sizeof(limit)));
   std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<std::size_t>(wanted));
@@ -145,7 +145,7 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
         ms = t5zero_bench::time_in_graph(stream, repeats, /*rounds=*/9, [&](int n) {
           check(cublasLtMatmul(handle, operation, &alpha, b + n % copies * (bytes_b / 256 * 256), la, a, lb,
                                &beta, c, lc, c, lc, &found[static_cast<std::size_t>(i)].algo, workspace,
-                               static_cast<std::size_t>(cuda::matmul_workspace_bytes), stream));
+                               static_cast<std::size_t>(cuda::most_matmul_workspace_bytes), stream));
         });
       } catch (const device_error&) {
         (void)cudaGetLastError();

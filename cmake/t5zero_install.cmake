@@ -1,8 +1,14 @@
-# install + find_package(t5zero). Component t5zero_development: headers and package files, which need no build.
+# install + find_package(t5zero). Component t5zero_development: headers and package files, which need no build, and
+# the kernels where T5ZERO_CUDA is ON.
 include(CMakePackageConfigHelpers)
 
 install(TARGETS t5zero t5zero_cpu t5zero_run_translation EXPORT t5zero_targets
   FILE_SET HEADERS COMPONENT t5zero_development)
+if(T5ZERO_CUDA)
+  install(TARGETS t5zero_cuda t5zero_kernels EXPORT t5zero_targets
+    FILE_SET HEADERS COMPONENT t5zero_development
+    ARCHIVE COMPONENT t5zero_development)
+endif()
 install(EXPORT t5zero_targets NAMESPACE t5zero:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/t5zero
   COMPONENT t5zero_development)
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/t5zeroConfig.cmake.in

@@ -1,5 +1,5 @@
 # cmake -DBUILD_DIR=<configured build> -DUSER_DIR=<project> -DWORK_DIR=<scratch> -DGENERATOR=... -DCOMPILER=...
-# -P package_test.cmake
+# -DCUDA=<has that build the CUDA backend?> -P package_test.cmake
 cmake_minimum_required(VERSION 3.25)
 
 set(prefix ${WORK_DIR}/prefix)
@@ -13,10 +13,10 @@ function(must_succeed what)
   endif()
 endfunction()
 
-# The headers and the package files only: the executables need not be built for this test.
+# The headers and the package files, with CUDA the kernels: the executables need not be built for this test.
 must_succeed("install" ${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${prefix} --component t5zero_development)
 must_succeed("configure" ${CMAKE_COMMAND} -S ${USER_DIR} -B ${build} -G ${GENERATOR}
-  -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_PREFIX_PATH=${prefix})
+  -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_PREFIX_PATH=${prefix} -DEXPECT_CUDA=${CUDA})
 must_succeed("build" ${CMAKE_COMMAND} --build ${build})
 must_succeed("run" ${build}/policies)
 # Built by t5zero_add_run in a folder other than the one of find_package.

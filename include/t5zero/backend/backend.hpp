@@ -80,7 +80,7 @@ struct device_options {
   int threads = 1;           ///< of the CPU
   int ordinal = 0;           ///< of the GPU, as CUDA counts the visible ones
   bool allows_tf32 = false;  ///< may matmuls round fp32 operands to TF32?
-  bool uses_graphs = true;   ///< may a GPU's steps be captured and replayed?
+  index_t graph_bytes = 0;   ///< that graphs of a GPU's steps may take; 0: each step is launched
 };
 
 /// Side streams of an execution, by the work that runs on them: gradients of weights, which nothing waits for
@@ -121,12 +121,17 @@ template <class B, class P>
 concept plans_its_workspace = requires(model_shape shape, batch_shape batch) {
   { B::template workspace_bytes<P>(shape, batch, 1) } -> std::same_as<index_t>;
 };
+/// Memory that a model's steps take to be replayed, beside the arena.
+template <class B>
+concept plans_its_graphs = requires(model_shape shape, bool trains) {
+  { B::graph_bytes(shape, trains) } -> std::same_as<index_t>;
+};
 template <class B, class P>
 concept supports_precision = B::template supports<P>;
 
 /// Backend B can run precision policy P.
 template <class B, class P>
 concept backend_for = precision_policy<P> && supports_precision<B, P> && has_execution<B> &&
-    has_sublayers<B, P> && plans_its_workspace<B, P> && says_its_scratch_sets<B>;
+    has_sublayers<B, P> && plans_its_workspace<B, P> && plans_its_graphs<B> && says_its_scratch_sets<B>;
 
 }  // namespace t5zero

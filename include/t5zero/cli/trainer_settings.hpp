@@ -46,7 +46,8 @@ template <class Backend>
           .trains = plans_training(chosen),
           .optimizer = chosen.uses_adafactor() ? optimizer_kind::adafactor : optimizer_kind::adamw,
           .recomputes_activations = chosen.gradient_checkpointing,
-          .generation = generation_bounds(chosen, {}, vocab_size)};
+          .generation = generation_bounds(chosen, {}, vocab_size),
+          .uses_graphs = chosen.cuda_graphs};
 }
 
 /// The command line's optimizer.

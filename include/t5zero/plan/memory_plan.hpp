@@ -27,6 +27,7 @@ struct plan_options {
   bool recomputes_activations = false;  ///< training keeps the layers' inputs alone
   batch_shape evaluation{.batch = 0};   ///< the largest evaluation batch; batch 0: as in training
   generation_shape generation = {};     ///< for the sentences of an evaluation batch; default: none
+  bool uses_graphs = true;              ///< a GPU's steps as graphs
 };
 
 // Sizes of what optim/ keeps in a step's memory; it stands above this room, and train/trainer.hpp compares.
@@ -40,7 +41,7 @@ struct plan_line {
   index_t bytes = 0;
 };
 
-/// Slices of the one arena of a rank, and their sum.
+/// Slices of the one arena of a rank, and what the device keeps beside it.
 struct memory_plan {
   slice weights;               ///< param [parameters]
   slice master_weights;        ///< float [parameters]; empty where weights are fp32
@@ -58,6 +59,8 @@ struct memory_plan {
   slice losses;            ///< loss_sums [micro_batches]
   slice decay_boundaries;  ///< index_t [tensors]: where weight decay begins and ends
   slice batch;             ///< the batch at hand, where the backend keeps a copy of it
+  index_t arena_bytes = 0;
+  index_t graph_bytes = 0;  ///< at most, of the driver's memory: the steps' graphs
   index_t total_bytes = 0;
   // Memory of the host that the device copies from and to; the CPU backend needs the outcomes alone.
   slice outcomes;      ///< [updates in flight] update_outcome, then loss_sums [micro_batches]
@@ -75,7 +78,7 @@ struct memory_plan {
     return weights.bytes + master_weights.bytes + first_moments.bytes + second_moments.bytes +
            gradients.bytes + gradient_sums.bytes;
   }
-  [[nodiscard]] constexpr std::array<plan_line, 10> lines() const {
+  [[nodiscard]] constexpr std::array<plan_line, 11> lines() const {
     return {{{"weights", weights.bytes},
              {"master weights (fp32)", master_weights.bytes},
              {"first moments (fp32)", first_moments.bytes},
@@ -85,6 +88,7 @@ struct memory_plan {
              {generation.rows > 0 ? "activations, generation cache" : "activations", activation_bytes},
              {"backend workspace", workspace.bytes},
              {"batch, state of the step", step.bytes + losses.bytes + decay_boundaries.bytes + batch.bytes},
+             {"graphs of steps, at most", graph_bytes},
              {"total", total_bytes}}};
   }
 };
@@ -96,7 +100,8 @@ struct memory_plan {
 
 /// Plans one rank at world size 1, where no ZeRO stage holds less than the whole: the ZeRO policy does not
 /// appear. Backend::template workspace_bytes<Precision>(shape, batch, threads) says what its operations
-/// borrow, Backend::padded(batch) how it pads a batch, Backend::batch_staging what its copy of one takes.
+/// borrow, Backend::padded(batch) how it pads a batch, Backend::batch_staging what its copy of one takes,
+/// Backend::graph_bytes(shape, trains) what it keeps of steps to replay them.
 template <class Backend, precision_policy Precision>
 [[nodiscard]] constexpr memory_plan plan_memory(const model_shape& shape, const batch_shape& largest_batch,
                                                 const plan_options& options = {}) {
@@ -152,7 +157,9 @@ template <class Backend, precision_policy Precision>
   plan.losses = builder.take(options.micro_batches * loss_sums_bytes);
   plan.decay_boundaries = builder.take((tensor_count(shape) + 1) * 8);
   plan.batch = builder.take(Backend::batch_staging::device_bytes(batch.covering(evaluation)));
-  plan.total_bytes = builder.high_water();
+  plan.arena_bytes = builder.high_water();
+  plan.graph_bytes = options.uses_graphs ? Backend::graph_bytes(shape, options.trains) : 0;
+  plan.total_bytes = plan.arena_bytes + plan.graph_bytes;
   slice_builder host;
   plan.outcomes = host.take(Backend::updates_in_flight * memory_plan::outcome_bytes(options.micro_batches));
   plan.host_batches = host.take(Backend::batch_staging::host_bytes(batch.covering(evaluation)));

@@ -39,7 +39,7 @@ class stepped_source {
     first_ = first;
     submitted_ = seen_ = 0;
     static_cast<void>(main.fork(branch_of::optimizer));
-    submit(1);
+    submit(1, parameters_ - first_);
     publish_rows();
     static_cast<void>(main.fork(branch_of::optimizer));  // what comes last must not come before the rows
   }
@@ -49,8 +49,9 @@ class stepped_source {
   [[nodiscard]] bool is_stepped() const { return seen_ == parameters_; }
 
   [[nodiscard]] auto acquire(parameter_range range) {
-    step_to((range.first >= first_ ? range.first - first_ : range.first - first_ + parameters_) +
-            range.count);
+    // The end of the buffer is read last, but for the table, which an untied head leaves unread.
+    const index_t end = range.first + range.count;
+    step_to(end == parameters_ || range.first < first_ ? parameters_ : end - first_);
     return source_.acquire(range);
   }
   [[nodiscard]] auto acquire_rows(parameter_range table) {
@@ -65,13 +66,14 @@ class stepped_source {
   // Both count from first_ on, around the end of the buffer.
   void step_to(index_t end) {
     if (end <= seen_) return;
-    if (end > submitted_) submit(end);
+    if (end > submitted_) submit(end, parameters_);
     main_->join(branch_of::optimizer);
     seen_ = submitted_;
   }
-  void submit(index_t end) {
+  /// At least what lies before `end`, nothing from `bound` on.
+  void submit(index_t end, index_t bound) {
     const index_t begin = submitted_;
-    submitted_ = std::min(parameters_, round_up(std::max(end, begin + least_piece_), alignment));
+    submitted_ = std::min(bound, round_up(std::max(end, begin + least_piece_), alignment));
     const index_t wrap = parameters_ - first_;
     if (begin < wrap) step({begin + first_, std::min(submitted_, wrap) - begin});
     if (submitted_ > wrap) step({std::max(begin, wrap) - wrap, submitted_ - std::max(begin, wrap)});

@@ -99,8 +99,8 @@ class trainer {
         plan_(Run::plan(shape_, largest_, plan_options_of(options_))),
         device_({.threads = options.threads,
                  .allows_tf32 = Run::precision::allows_tf32,
-                 .uses_graphs = options.uses_graphs}),
-        arena_(plan_.total_bytes),
+                 .graph_bytes = plan_.graph_bytes}),
+        arena_(plan_.arena_bytes),
         host_arena_(plan_.host_bytes),
         staging_(arena_.template at<std::byte>(plan_.batch),
                  host_arena_.template at<std::byte>(plan_.host_batches),
@@ -154,7 +154,8 @@ class trainer {
             .optimizer = kind_of(options.optimizer),
             .recomputes_activations = options.recomputes_activations,
             .evaluation = options.evaluation_batch,
-            .generation = options.generation};
+            .generation = options.generation,
+            .uses_graphs = options.uses_graphs};
   }
 
   [[nodiscard]] static optimizer_kind kind_of(const optimizer_options& options) {

@@ -112,7 +112,7 @@ class device_machine {
   /// `workspace_bytes`: of the main stream.
   explicit device_machine(index_t workspace_bytes = index_t{64} << 20, bool allows_tf32 = false)
       : device_({.ordinal = 0, .allows_tf32 = allows_tf32}),
-        workspace_(workspace_bytes + t5zero::cuda::branches_workspace_bytes()) {
+        workspace_(t5zero::cuda::workspace_division::of_main(workspace_bytes).total_bytes()) {
     device_.set_workspace(workspace_.data(), workspace_.size());
   }
 

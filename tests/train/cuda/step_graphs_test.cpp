@@ -2,6 +2,9 @@
 // are those of plain launches.
 #include <t5zero/cuda.hpp>
 
+#include <algorithm>
+#include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -42,8 +45,9 @@ std::vector<float> train(const plan_of_test& how) {
   options.scaler.initial_scale = 256.0;
   t5zero::trainer<run> trainer(run::model::shape, golden::shape_of(batch_of(400, 400)), options);
   trainer.initialize(1);
-  for (index_t round = 0; round < 3; ++round) {
-    for (index_t shape = 0; shape < 40; ++shape) {
+  // More shapes than graphs have room, each twice; then some others, until theirs take the room.
+  for (index_t round = 0; round < 7; ++round) {
+    for (index_t shape = round < 2 ? 0 : 34; shape < (round < 2 ? 34 : 40); ++shape) {
       const golden::ragged_batch batch = batch_of(2 + 9 * shape, 390 - 9 * shape);
       trainer.submit_micro_batch(batch.view(), 1);
       trainer.submit_update([](index_t) { return 1e-3; });
@@ -61,12 +65,22 @@ std::vector<float> train(const plan_of_test& how) {
   return all;
 }
 
+/// Weights whose bits differ, or all if the numbers of weights do.
+std::size_t differing(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return std::max(a.size(), b.size());
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    count += std::bit_cast<std::uint32_t>(a[i]) != std::bit_cast<std::uint32_t>(b[i]) ? 1 : 0;
+  return count;
+}
+
 }  // namespace
 
 TEMPLATE_TEST_CASE("graphs, no graphs, and evaluations between updates: the same bits", "[cuda]",
                    t5zero::fp32, t5zero::fp16, t5zero::bf16) {
   if (!t5zero_test::has_gpu()) return;
   const std::vector<float> expected = train<TestType>({.uses_graphs = false});
-  CHECK(train<TestType>({.uses_graphs = true}) == expected);
-  CHECK(train<TestType>({.uses_graphs = true, .evaluates = true}) == expected);
+  CHECK(differing(train<TestType>({.uses_graphs = false}), expected) == 0);
+  CHECK(differing(train<TestType>({.uses_graphs = true}), expected) == 0);
+  CHECK(differing(train<TestType>({.uses_graphs = true, .evaluates = true}), expected) == 0);
 }

@@ -70,6 +70,10 @@ struct backend {
     [[nodiscard]] static constexpr index_t device_bytes(const batch_shape& /*largest*/) { return 0; }
     [[nodiscard]] static constexpr index_t host_bytes(const batch_shape& /*largest*/) { return 0; }
   };
+  /// Nothing is captured.
+  [[nodiscard]] static constexpr index_t graph_bytes(const model_shape& /*shape*/, bool /*trains*/) {
+    return 0;
+  }
   /// No batch is padded.
   [[nodiscard]] static constexpr batch_shape padded(const batch_shape& batch) { return batch; }
   /// Nothing runs beside anything else.

@@ -73,22 +73,29 @@ inline float range_maximum(const float* from, index_t count) {
   return maximum;
 }
 
-/// values[i] = exp(values[i] - shift); returns their sum.
+/// values[i] = exp(values[i] - shift); returns their sum, that of sums of short pieces: as accurate for a
+/// vocabulary as for a sentence.
 inline float exponentiate_range(float* values, index_t count, float shift) {
-  float_vector sums{};
+  constexpr index_t piece = 32 * vector_width;
+  float_vector total{};
   index_t i = 0;
-  for (; i + vector_width <= count; i += vector_width) {
-    const float_vector value = exp(load(values + i) - shift);
-    store(values + i, value);
-    sums += value;
+  while (i + vector_width <= count) {
+    const index_t end = std::min(count, i + piece);
+    float_vector sums{};
+    for (; i + vector_width <= end; i += vector_width) {
+      const float_vector value = exp(load(values + i) - shift);
+      store(values + i, value);
+      sums += value;
+    }
+    total += sums;
   }
   if (i < count) {
     // exp(-1e4) is 0: lanes beyond the range add nothing.
     const float_vector value = exp(detail::load_partial(values + i, count - i, shift - 1e4F) - shift);
     detail::store_partial(values + i, count - i, value);
-    sums += value;
+    total += value;
   }
-  return detail::horizontal_sum(sums);
+  return detail::horizontal_sum(total);
 }
 
 /// Sum of floats, in double.

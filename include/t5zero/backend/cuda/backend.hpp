@@ -63,6 +63,10 @@ struct backend {
   /// Of the host, which only submits.
   [[nodiscard]] static int default_threads() { return 1; }
 
+  /// Memory for graphs of steps.
+  [[nodiscard]] static constexpr index_t graph_bytes(const model_shape& shape, bool trains) {
+    return step_graphs_bytes(shape, trains);
+  }
   /// The largest workspace of any operation, and that of the branches' matmuls. `batch` is padded.
   template <precision_policy Precision>
   [[nodiscard]] static constexpr index_t workspace_bytes(const model_shape& shape, const batch_shape& batch,
@@ -71,11 +75,11 @@ struct backend {
     const index_t longest = std::max(batch.max_source_length, batch.max_target_length);
     const index_t widest = std::max({shape.d_model, shape.d_ff, shape.inner_dim()});
     const index_t largest = std::max(
-        {matmul_workspace_bytes, rms_norm_workspace_bytes(tokens, shape.d_model),
+        {matmul_workspace_bytes(shape.d_model * widest), 4 * rms_norm_workspace_bytes(tokens, shape.d_model),
          attention_workspace_bytes(batch.batch, longest, longest, shape.n_heads, shape.d_kv, shape.n_buckets),
          adafactor_workspace_bytes(shape.vocab_size, shape.d_model),
          adafactor_workspace_bytes(widest, shape.d_model), adafactor_workspace_bytes(shape.d_model, widest)});
-    return round_up(largest, index_t{256}) + branches_workspace_bytes();
+    return workspace_division::of_main(round_up(largest, index_t{1024})).total_bytes();
   }
 };
 

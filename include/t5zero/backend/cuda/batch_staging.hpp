@@ -32,18 +32,22 @@ namespace detail {
 [[nodiscard]] constexpr index_t rung(index_t n) {
   return round_up(n, rung_distance(n));
 }
-/// The rung for lengths, where `tokens` are padded by up to a rung's distance.
-[[nodiscard]] constexpr index_t length_rung(index_t length, index_t padding) {
-  return rung(length > padding ? length : padding);
+/// The rung for the length of sequences of so many padded tokens in all, `padding` of them a sequence too. A
+/// length takes blocks that find nothing to do; so that batches have few shapes, its rungs are powers of two.
+[[nodiscard]] constexpr index_t length_rung(index_t length, index_t padding, index_t tokens) {
+  const auto longest = static_cast<std::uint64_t>(std::max({length, padding, index_t{128}}));
+  return std::min(tokens, static_cast<index_t>(std::bit_ceil(longest)));
 }
 
 }  // namespace detail
 
 /// The padded shape whose buffers hold any batch within `batch`: one more sequence takes the padding.
 [[nodiscard]] constexpr batch_shape padded(const batch_shape& batch) {
-  return {batch.batch + 1, detail::rung(batch.source_tokens), detail::rung(batch.target_tokens),
-          detail::length_rung(batch.max_source_length, detail::rung_distance(batch.source_tokens)),
-          detail::length_rung(batch.max_target_length, detail::rung_distance(batch.target_tokens))};
+  const index_t source = detail::rung(batch.source_tokens);
+  const index_t target = detail::rung(batch.target_tokens);
+  return {batch.batch + 1, source, target,
+          detail::length_rung(batch.max_source_length, detail::rung_distance(batch.source_tokens), source),
+          detail::length_rung(batch.max_target_length, detail::rung_distance(batch.target_tokens), target)};
 }
 static_assert(padded(batch_shape{1, 40, 33, 40, 33}).source_tokens == 48);
 
@@ -147,7 +151,8 @@ class batch_staging {
       ragged_view to;
       to.batch = largest_.batch;
       to.tokens = from.tokens > 0 ? detail::rung(from.tokens) : 0;
-      to.max_length = from.tokens > 0 ? detail::length_rung(from.max_length, to.tokens - from.tokens) : 0;
+      to.max_length =
+          from.tokens > 0 ? detail::length_rung(from.max_length, to.tokens - from.tokens, to.tokens) : 0;
       return to;
     };
     batch_view result;

@@ -20,7 +20,7 @@ class device {
  public:
   /// Throws device_error.
   explicit device(const device_options& options) {
-    uses_graphs_ = options.uses_graphs;
+    graphs_.set_room(options.graph_bytes);
     check(cudaSetDevice(options.ordinal));
     // The driver keeps a call stack for each thread that the GPU can hold, by default 1 KB: 264 MB on an
     // H200. It makes room for a kernel that needs one when it is launched; none here does.
@@ -56,15 +56,14 @@ class device {
 
   [[nodiscard]] execution& main() { return executions_[0]; }
 
-  /// Device memory, aligned to 256 bytes: branch_workspace_bytes for each branch, the rest for the main
-  /// stream.
+  /// Device memory, aligned to 256 bytes, for the main stream and its branches. bytes: the total of a
+  /// workspace_division.
   void set_workspace(std::byte* workspace, index_t bytes) {
-    require(bytes >= branches_workspace_bytes(), "cuda::device: less workspace than the branches need");
+    const auto division = workspace_division::of_total(bytes);
     for (int i = 0; i < stream_count; ++i) {
       execution& e = executions_[i];
       e.workspace_ = workspace;
-      e.workspace_bytes_ =
-          i == 0 ? bytes - branches_workspace_bytes() : branch_workspace_bytes(static_cast<branch_of>(i - 1));
+      e.workspace_bytes_ = i == 0 ? division.main : division.bytes_of(static_cast<branch_of>(i - 1));
       workspace += e.workspace_bytes_;
     }
   }
@@ -73,7 +72,6 @@ class device {
   /// then on.
   template <class Submit>
   void replay(step_kind kind, const batch_view& batch, const Submit& submit) {
-    if (!uses_graphs_) return submit();
     graphs_.replay(main(), kind, batch, submit);
   }
 
@@ -84,7 +82,6 @@ class device {
   void wait() { check(cudaStreamSynchronize(executions_[0].stream_)); }
 
  private:
-  bool uses_graphs_ = true;
   cublasLtHandle_t cublas_ = nullptr;
   std::array<cudaEvent_t, static_cast<std::size_t>(max_updates_in_flight)> marks_{};
   step_graphs graphs_;

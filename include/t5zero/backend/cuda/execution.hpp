@@ -5,6 +5,7 @@
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <utility>
@@ -19,16 +20,33 @@ namespace t5zero::cuda {
 /// Streams of one step: the main one and its branches.
 inline constexpr int stream_count = 1 + branch_count;
 
-/// Scratch of a branch: for the matmuls and norms of those that compute gradients, none for the optimizer's.
-[[nodiscard]] constexpr index_t branch_workspace_bytes(branch_of branch) {
-  return branch == branch_of::optimizer ? 0 : index_t{8} << 20;
-}
-[[nodiscard]] constexpr index_t branches_workspace_bytes() {
-  index_t bytes = 0;
-  for (int branch = 0; branch < branch_count; ++branch)
-    bytes += branch_workspace_bytes(static_cast<branch_of>(branch));
-  return bytes;
-}
+/// Scratch of all executions where the main one has `main` bytes, a multiple of 1024: a quarter of it for
+/// each branch that computes gradients (matmuls, norms), but no more than 8 MiB; none for the optimizer's.
+struct workspace_division {
+  index_t main = 0;
+  index_t branch = 0;
+
+  [[nodiscard]] static constexpr workspace_division of_main(index_t main) {
+    return {main, std::min(main / 4, most_of_branch)};
+  }
+  /// total: total_bytes() of a division.
+  [[nodiscard]] static constexpr workspace_division of_total(index_t total) {
+    const index_t branch = std::min(total / (4 + gradient_branches), most_of_branch);
+    return {total - gradient_branches * branch, branch};
+  }
+  [[nodiscard]] constexpr index_t bytes_of(branch_of side) const {
+    return side == branch_of::optimizer ? 0 : branch;
+  }
+  [[nodiscard]] constexpr index_t total_bytes() const { return main + gradient_branches * branch; }
+
+ private:
+  static constexpr index_t gradient_branches = branch_count - 1;
+  static constexpr index_t most_of_branch = index_t{8} << 20;
+};
+static_assert(workspace_division::of_total(workspace_division::of_main(1 << 24).total_bytes()).main ==
+              1 << 24);
+static_assert(workspace_division::of_total(workspace_division::of_main(1 << 26).total_bytes()).main ==
+              1 << 26);
 
 /// A stream of a GPU. Work submitted to one execution runs in order; a branch runs beside it until it is
 /// joined. All of it may be captured into a graph.

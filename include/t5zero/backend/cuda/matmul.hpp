@@ -6,6 +6,7 @@
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -19,7 +20,11 @@
 namespace t5zero::cuda {
 
 /// Scratch that a matmul may use: what cuBLAS advises for Hopper.
-inline constexpr index_t matmul_workspace_bytes = index_t{32} << 20;
+inline constexpr index_t most_matmul_workspace_bytes = index_t{32} << 20;
+/// The same for models whose layers' weights have `elements`: the product in fp32 four times over.
+[[nodiscard]] constexpr index_t matmul_workspace_bytes(index_t elements) {
+  return std::min(most_matmul_workspace_bytes, elements * 16);
+}
 
 namespace detail {
 
@@ -135,7 +140,7 @@ void library_matmul(execution& execution, transpose transpose_a, matrix_view<con
                                alignment_of(a.data),
                                alignment_of(b.data),
                                alignment_of(c.data)};
-  const index_t workspace_bytes = std::min(execution.workspace_bytes(), matmul_workspace_bytes);
+  const index_t workspace_bytes = std::min(execution.workspace_bytes(), most_matmul_workspace_bytes);
   const matmul_plan& plan = find_plan(execution.cublas(), problem, workspace_bytes);
   const float beta = mode == gradient_mode::accumulate ? 1.0F : 0.0F;
   check(cublasLtMatmul(execution.cublas(), plan.operation, &alpha, b.data, plan.a, a.data, plan.b, &beta,

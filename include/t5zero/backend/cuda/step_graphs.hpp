@@ -3,24 +3,43 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <map>
+#include <memory>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/core/integers.hpp>
+#include <t5zero/policy/model_size.hpp>
 #include <t5zero/tensor/batch_view.hpp>
 
 namespace t5zero::cuda {
 
-/// Graphs of one kind that are kept. Each takes some megabytes of the GPU's memory; real batches have more
-/// shapes, most of them rare.
-inline constexpr index_t most_step_graphs = 32;
+/// Device memory that the driver takes for a graph of so many nodes: measured from 26 to 39 MB for 2000, 7 to
+/// 9 MB for 300 to 470 (bench/NOTES.md).
+[[nodiscard]] constexpr index_t step_graph_bytes(index_t nodes) {
+  return (index_t{1} << 20) + nodes * (index_t{18} << 10);
+}
 
-/// Owns the graphs of a run: those of the shapes that occur most often. A shape is submitted launch by launch
-/// the first time, and always where there is no room for it; the bits are the same.
+/// Graphs of whole training steps that there is room for. Batches of real sentences have 20 to 30 shapes on
+/// the ladder of batch_staging.hpp, of which 8 make up 83 to 90 of a hundred.
+inline constexpr index_t planned_step_graphs = 8;
+
+/// Room for the graphs of a model's steps.
+[[nodiscard]] constexpr index_t step_graphs_bytes(const model_shape& shape, bool trains) {
+  // Measured: 465 for t5-small, 1740 to 2140 for t5-large and t5-3b; of a layer, the optimizer's piece too.
+  const index_t nodes = trains ? 50 + 32 * shape.n_encoder_layers + 48 * shape.n_decoder_layers
+                               : 30 + 10 * shape.n_encoder_layers + 16 * shape.n_decoder_layers;
+  return planned_step_graphs * step_graph_bytes(nodes);
+}
+
+/// Owns the graphs of a run: those of the shapes that occur most often, as far as the planned memory goes. A
+/// shape is submitted launch by launch the first time, and always where there is no room for it; the bits are
+/// the same.
 class step_graphs {
  public:
   step_graphs() = default;
@@ -31,20 +50,19 @@ class step_graphs {
       if (shape.graph != nullptr) cudaGraphExecDestroy(shape.graph);
   }
 
+  /// Device memory that the graphs may take.
+  void set_room(index_t bytes) { room_ = bytes; }
+
   /// Submits what `submit` submits to `e` and its branches, which depends on the kind and the padded shape
   /// alone. If it throws while it is captured, nothing was submitted.
   template <class Submit>
   void replay(execution& e, step_kind kind, const batch_view& batch, const Submit& submit) {
-    const step_key key{kind,
-                       batch.source.batch,
-                       batch.source.tokens,
-                       batch.target.tokens,
-                       batch.source.max_length,
-                       batch.target.max_length};
-    step_shape& shape = shapes_[key];
+    if (room_ == 0) return submit();
+    step_shape& shape = shapes_[{kind, batch.source.batch, batch.source.tokens, batch.target.tokens,
+                                 batch.source.max_length, batch.target.max_length}];
     ++shape.uses;
-    if (shape.graph == nullptr && (shape.uses == 1 || !make_room(e, kind, shape.uses))) return submit();
-    if (shape.graph == nullptr) shape.graph = capture(e, submit);
+    if (shape.graph == nullptr && !(shape.uses > 1 && may_fit(shape) && capture(e, submit, shape)))
+      return submit();
     check(cudaGraphLaunch(shape.graph, e.stream()));
   }
 
@@ -52,27 +70,48 @@ class step_graphs {
   using step_key = std::tuple<step_kind, index_t, index_t, index_t, index_t, index_t>;
   struct step_shape {
     index_t uses = 0;
+    index_t bytes = 0;  ///< of its graph; 0: not known yet
     cudaGraphExec_t graph = nullptr;
   };
+  struct graph_deleter {
+    void operator()(cudaGraph_t graph) const { cudaGraphDestroy(graph); }
+  };
+  using owned_graph = std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, graph_deleter>;
 
-  /// Is there room for the graph of a shape that was used so often? A rarer one gives way.
-  [[nodiscard]] bool make_room(execution& e, step_kind kind, index_t uses) {
-    index_t kept = 0;
-    step_shape* rarest = nullptr;
-    for (auto& [key, shape] : shapes_) {
-      if (std::get<step_kind>(key) != kind || shape.graph == nullptr) continue;
-      ++kept;
-      if (rarest == nullptr || shape.uses < rarest->uses) rarest = &shape;
+  /// Would there be room for its graph if all gave way that are used half as often?
+  [[nodiscard]] bool may_fit(const step_shape& wanted) const {
+    index_t bytes = wanted.bytes;
+    for (const auto& [key, shape] : shapes_)
+      if (shape.graph != nullptr && 2 * shape.uses > wanted.uses) bytes += shape.bytes;
+    return bytes <= room_;
+  }
+  /// Destroys graphs, the rarest first, until there is room. may_fit(wanted) holds.
+  void make_room(execution& e, const step_shape& wanted) {
+    while (taken_ + wanted.bytes > room_) {
+      step_shape* rarest = nullptr;
+      for (auto& [key, shape] : shapes_)
+        if (shape.graph != nullptr && (rarest == nullptr || shape.uses < rarest->uses)) rarest = &shape;
+      check(cudaStreamSynchronize(e.stream()));  // it may be on its way
+      check(cudaGraphExecDestroy(std::exchange(rarest->graph, nullptr)));
+      taken_ -= rarest->bytes;
     }
-    if (kept < most_step_graphs) return true;
-    if (rarest->uses >= uses) return false;
-    check(cudaStreamSynchronize(e.stream()));  // it may be on its way
-    check(cudaGraphExecDestroy(std::exchange(rarest->graph, nullptr)));
-    return true;
   }
 
+  /// Makes the graph of a shape. False if there is no room for it.
   template <class Submit>
-  static cudaGraphExec_t capture(execution& e, const Submit& submit) {
+  bool capture(execution& e, const Submit& submit, step_shape& shape) {
+    const owned_graph captured = capture(e, submit);
+    std::size_t nodes = 0;
+    check(cudaGraphGetNodes(captured.get(), nullptr, &nodes));
+    shape.bytes = step_graph_bytes(static_cast<index_t>(nodes));
+    if (!may_fit(shape)) return false;
+    make_room(e, shape);
+    check(cudaGraphInstantiate(&shape.graph, captured.get(), cudaGraphInstantiateFlagUseNodePriority));
+    taken_ += shape.bytes;
+    return true;
+  }
+  template <class Submit>
+  static owned_graph capture(execution& e, const Submit& submit) {
     cudaGraph_t graph = nullptr;
     check(cudaStreamBeginCapture(e.stream(), cudaStreamCaptureModeThreadLocal));
     try {
@@ -82,15 +121,15 @@ class step_graphs {
       if (graph != nullptr) cudaGraphDestroy(graph);
       throw;
     }
-    check(cudaStreamEndCapture(e.stream(), &graph));
-    cudaGraphExec_t result = nullptr;
-    const cudaError_t status = cudaGraphInstantiate(&result, graph, cudaGraphInstantiateFlagUseNodePriority);
-    cudaGraphDestroy(graph);
+    const cudaError_t status = cudaStreamEndCapture(e.stream(), &graph);
+    owned_graph result(graph);
     check(status);
     return result;
   }
 
   std::map<step_key, step_shape> shapes_;
+  index_t room_ = 0;
+  index_t taken_ = 0;  ///< by the graphs that are kept
 };
 
 }  // namespace t5zero::cuda

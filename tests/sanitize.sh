@@ -1,0 +1,57 @@
+#!/bin/sh
+# Every test case of a CUDA test program under compute-sanitizer, each case a process of its own.
+#   tests/sanitize.sh <test program> [tools] [seconds a case] [cases at a time]
+# Prints one line for each tool: how many cases were clean, found something, or ran out of time, and the names and
+# first report lines of those that were not clean. Exit code: 1 if a case was not clean.
+set -u
+program=${1:?usage: tests/sanitize.sh <test program> [tools] [seconds a case] [cases at a time]}
+tools=${2:-"memcheck racecheck initcheck synccheck"}
+seconds=${3:-120}
+jobs=${4:-8}
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+export program seconds log
+
+# one_case <number> <tool> <name>: runs the case; its verdict is a file $log/<tool>.<number>.<verdict>.
+cat >"$log/one_case" <<'CASE'
+number=$1 tool=$2 name=$3
+# Catch2 reads a comma and a bracket of a name as its own syntax.
+escaped=$(printf '%s' "$name" | sed 's/[],[]/\\&/g')
+start=$(date +%s)
+timeout "$seconds" compute-sanitizer --tool "$tool" --launch-timeout 60 --error-exitcode 99 \
+  "$program" "$escaped" >"$log/$tool.$number.out" 2>&1
+case $? in
+  0) verdict=clean ;;
+  4) verdict=skipped ;;
+  124) verdict=timeout ;;
+  *) verdict=unclean ;;
+esac
+grep -q "No test cases matched" "$log/$tool.$number.out" && verdict=unclean
+# A case that never reaches the GPU: what it says itself counts.
+if grep -q "terminated before first instrumented API call" "$log/$tool.$number.out" &&
+  grep -q "All tests passed" "$log/$tool.$number.out"; then
+  verdict=clean
+fi
+printf '%s\n' "$name" >"$log/$tool.$number.$verdict"
+echo "$(($(date +%s) - start)) s $name" >>"$log/$tool.times"
+CASE
+
+"$program" --list-test-names-only >"$log/names"
+status=0
+for tool in $tools; do
+  awk -v tool="$tool" '{ printf "%d%c%s%c%s%c", NR, 0, tool, 0, $0, 0 }' "$log/names" |
+    xargs -0 -n 3 -P "$jobs" sh "$log/one_case"
+  for verdict in clean skipped timeout unclean; do
+    eval "$verdict=$(find "$log" -name "$tool.*.$verdict" | wc -l)"
+  done
+  echo "$tool: $clean clean, $skipped skipped, $timeout out of time, $unclean not clean; longest:" \
+    "$(sort -rn "$log/$tool.times" | head -1)"
+  for bad in "$log/$tool".*.timeout "$log/$tool".*.unclean; do
+    [ -e "$bad" ] || continue
+    status=1
+    echo "  ${bad##*.}: $(cat "$bad")"
+    grep -E -A4 "^========= [A-Z]|FAILED|skipped" "${bad%.*}.out" | grep -vE "COMPUTE-SANITIZER|Host Frame" |
+      awk '!seen[$0]++' | head -12
+  done
+done
+exit $status
