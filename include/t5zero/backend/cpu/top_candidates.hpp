@@ -17,12 +17,7 @@ inline void log_softmax_rows(execution& execution, matrix_view<float> logits) {
   execution.threads().run(logits.rows, [&](index_t row) {
     float* values = logits.row(row).data;
     const float maximum = range_maximum(values, logits.cols);
-    float_vector lanes{};
-    index_t i = 0;
-    for (; i + vector_width <= logits.cols; i += vector_width) lanes += exp(load(values + i) - maximum);
-    float sum = detail::horizontal_sum(lanes);
-    for (; i < logits.cols; ++i) sum += std::exp(values[i] - maximum);
-    const float shift = maximum + std::log(sum);
+    const float shift = maximum + std::log(sum_of_exponentials(values, logits.cols, maximum));
     for (index_t j = 0; j < logits.cols; ++j) values[j] -= shift;
   });
 }

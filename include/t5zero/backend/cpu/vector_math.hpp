@@ -73,29 +73,45 @@ inline float range_maximum(const float* from, index_t count) {
   return maximum;
 }
 
-/// values[i] = exp(values[i] - shift); returns their sum, that of sums of short pieces: as accurate for a
-/// vocabulary as for a sentence.
-inline float exponentiate_range(float* values, index_t count, float shift) {
+/// Sums term(i) over the whole vectors i = 0, vector_width, ... of a range: sums of short pieces, so that it
+/// is as accurate for a vocabulary as for a sentence.
+template <class Term>
+inline float_vector sum_of_vectors(index_t count, const Term& term) {
   constexpr index_t piece = 32 * vector_width;
+  const index_t whole = count / vector_width * vector_width;
   float_vector total{};
-  index_t i = 0;
-  while (i + vector_width <= count) {
-    const index_t end = std::min(count, i + piece);
+  for (index_t first = 0; first < whole; first += piece) {
+    const index_t end = std::min(whole, first + piece);
     float_vector sums{};
-    for (; i + vector_width <= end; i += vector_width) {
-      const float_vector value = exp(load(values + i) - shift);
-      store(values + i, value);
-      sums += value;
-    }
+    for (index_t i = first; i < end; i += vector_width) sums += term(i);
     total += sums;
   }
+  return total;
+}
+
+/// values[i] = exp(values[i] - shift); returns their sum.
+inline float exponentiate_range(float* values, index_t count, float shift) {
+  float_vector sums = sum_of_vectors(count, [&](index_t i) {
+    const float_vector value = exp(load(values + i) - shift);
+    store(values + i, value);
+    return value;
+  });
+  const index_t i = count / vector_width * vector_width;
   if (i < count) {
     // exp(-1e4) is 0: lanes beyond the range add nothing.
     const float_vector value = exp(detail::load_partial(values + i, count - i, shift - 1e4F) - shift);
     detail::store_partial(values + i, count - i, value);
-    total += value;
+    sums += value;
   }
-  return detail::horizontal_sum(total);
+  return detail::horizontal_sum(sums);
+}
+
+/// Sum of exp(values[i] - shift).
+inline float sum_of_exponentials(const float* values, index_t count, float shift) {
+  float_vector sums = sum_of_vectors(count, [&](index_t i) { return exp(load(values + i) - shift); });
+  const index_t i = count / vector_width * vector_width;
+  if (i < count) sums += exp(detail::load_partial(values + i, count - i, shift - 1e4F) - shift);
+  return detail::horizontal_sum(sums);
 }
 
 /// Sum of floats, in double.

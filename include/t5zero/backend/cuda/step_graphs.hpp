@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <map>
 #include <memory>
@@ -14,27 +15,29 @@
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/core/integers.hpp>
+#include <t5zero/plan/parameter_table.hpp>
 #include <t5zero/policy/model_size.hpp>
 #include <t5zero/tensor/batch_view.hpp>
 
 namespace t5zero::cuda {
 
-/// Device memory that the driver takes for a graph of so many nodes: measured from 26 to 39 MB for 2000, 7 to
-/// 9 MB for 300 to 470 (bench/NOTES.md).
+/// Device memory that the driver takes for a graph of so many nodes: measured 7 MB for 300, 8 to 9 for 470,
+/// 33 for 1740, 26 to 39 for 2000 (bench/NOTES.md).
 [[nodiscard]] constexpr index_t step_graph_bytes(index_t nodes) {
-  return (index_t{1} << 20) + nodes * (index_t{18} << 10);
+  return (index_t{7} << 18) + nodes * (index_t{35} << 9);
 }
 
-/// Graphs of whole training steps that there is room for. Batches of real sentences have 20 to 30 shapes on
-/// the ladder of batch_staging.hpp, of which 8 make up 83 to 90 of a hundred.
-inline constexpr index_t planned_step_graphs = 8;
-
-/// Room for the graphs of a model's steps.
+/// Room for the graphs of a model's steps: a byte for each parameter, but between least and most so many
+/// graphs. Batches of real sentences have 20 to 30 shapes on the ladder of batch_staging.hpp; 8 of them are
+/// 83 to 90 of a hundred batches, 16 are 96 and more.
 [[nodiscard]] constexpr index_t step_graphs_bytes(const model_shape& shape, bool trains) {
-  // Measured: 465 for t5-small, 1740 to 2140 for t5-large and t5-3b; of a layer, the optimizer's piece too.
+  constexpr index_t least = 8;
+  constexpr index_t most = 16;
+  // Measured: 465 nodes for t5-small, 1740 to 2140 for t5-large and t5-3b; of a layer, the optimizer's piece
+  // too.
   const index_t nodes = trains ? 50 + 32 * shape.n_encoder_layers + 48 * shape.n_decoder_layers
                                : 30 + 10 * shape.n_encoder_layers + 16 * shape.n_decoder_layers;
-  return planned_step_graphs * step_graph_bytes(nodes);
+  return std::clamp(parameter_count(shape), least * step_graph_bytes(nodes), most * step_graph_bytes(nodes));
 }
 
 /// Owns the graphs of a run: those of the shapes that occur most often, as far as the planned memory goes. A
