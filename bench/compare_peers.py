@@ -77,7 +77,11 @@ class comparison:
         return os.path.join(self.arguments.bin, name + ("_cuda" if on_gpu and name.endswith("_bench") else ""))
 
     def add(self, work, ours, peers):
-        """ours: results of our program; peers: name to results. The fastest peer is named."""
+        """ours: results of our program; peers: name to results. The fastest peer is named. May be called again when
+        there are more results."""
+        ours = [r for r in ours if r]
+        if not ours:
+            return
         peers = {name: [r for r in results if r] for name, results in peers.items()}
         timed = {name: median(results) for name, results in peers.items() if results}
         best = min(timed, key=timed.get) if timed else None
@@ -103,15 +107,17 @@ class comparison:
             for _ in range(self.arguments.rounds):
                 ours.append(run([self.program("step_bench"), *self.data[1::2], model, precision, str(batch),
                                  str(count), str(self.arguments.threads), PREFIX if prefix else ""]))
+                self.add(work, ours, peers)
                 for mode in modes:
                     peers.setdefault("transformers " + mode, []).append(self.peer(
                         "step", model=model, precision=precision, batch=batch, mode=mode, prefix=prefix,
                         steps=count, warm_up=8 if on_gpu else 2))
+                    self.add(work, ours, peers)
             if self.arguments.engine and work in ENGINE:
                 peers["DeepSpeed"] = [self.peer(
                     "engine", model=model, precision=precision, batch=batch, prefix=prefix, steps=min(count, 20),
                     warm_up=4, config=os.path.join(CONFIGS, ENGINE[work]))]
-            self.add(work, ours, peers)
+                self.add(work, ours, peers)
 
     def generate(self):
         for work, beams in (("generate t5-small b4 greedy", 1), ("generate t5-small b4 beams4", 4)):

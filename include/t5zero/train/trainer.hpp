@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <iostream>
 #include <optional>
 #include <span>
@@ -28,54 +27,13 @@
 #include <t5zero/optim/update_step.hpp>
 #include <t5zero/plan/memory_plan.hpp>
 #include <t5zero/plan/optimizer_state.hpp>
-#include <t5zero/tensor/arena.hpp>
 #include <t5zero/tensor/batch_view.hpp>
 #include <t5zero/train/stepped_source.hpp>
+#include <t5zero/train/trainer_memory.hpp>
+#include <t5zero/train/trainer_options.hpp>
 #include <t5zero/zero/sharding.hpp>
 
 namespace t5zero {
-
-/// AdamW, or T5's own Adafactor.
-using optimizer_options = std::variant<adamw_options, adafactor_options>;
-
-/// Run-time options of a trainer; the defaults are transformers'.
-struct trainer_options {
-  optimizer_options optimizer;
-  double max_grad_norm = 1.0;  ///< 0: no clipping
-  loss_scaler_options scaler;  ///< fp16 only
-  float label_smoothing = 0.0F;
-  float dropout_rate = 0.1F;
-  std::uint32_t seed = 42;            ///< of dropout
-  index_t gradient_accumulation = 1;  ///< micro-batches of an update
-  int threads = 1;
-  bool uses_graphs = true;  ///< a GPU's steps as graphs: the same bits, fewer launches of the host
-  bool recomputes_activations = false;  ///< gradient checkpointing: the same bits, less memory, more time
-  bool trains = true;  ///< false: no gradients, no optimizer state; only `evaluate` may be called
-  batch_shape evaluation_batch{.batch = 0};  ///< bounds evaluation's batches; batch 0: as in training
-  generation_shape generation;  ///< bounds `generate`, for sentences of an evaluation batch; default: none
-};
-
-/// What one update did.
-struct update_result {
-  double grad_norm = 0.0;       ///< global L2 norm before clipping, unscaled
-  double loss_scale = 1.0;      ///< for the next update
-  double learning_rate = 0.0;   ///< of this update, if it was not skipped
-  index_t applied_updates = 0;  ///< with this one
-  bool skipped = false;         ///< a 16-bit gradient was not finite: weights, moments and schedule stay
-  /// Of its micro-batches: means over their labels that count. Until the next result is read.
-  std::span<const double> losses;
-};
-
-/// The learning rate as a function of the updates that were applied before.
-using learning_rate_function = std::function<double(index_t applied_updates)>;
-
-/// What a trainer counts; with its tensors (for_each_state) and the options, all that the next updates depend
-/// on.
-struct trainer_counters {
-  index_t applied_updates = 0;
-  std::uint32_t micro_step = 0;  ///< dropout's
-  loss_scaler_state scaler;
-};
 
 /// Trains one model of type Run on one rank.
 template <class Run>
@@ -100,18 +58,17 @@ class trainer {
         device_({.threads = options.threads,
                  .allows_tf32 = Run::precision::allows_tf32,
                  .graph_bytes = plan_.graph_bytes}),
-        arena_(plan_.arena_bytes),
-        host_arena_(plan_.host_bytes),
-        staging_(arena_.template at<std::byte>(plan_.batch),
-                 host_arena_.template at<std::byte>(plan_.host_batches),
+        memory_(plan_),
+        staging_(memory_.template at<std::byte>(plan_.batch),
+                 memory_.template on_host_at<std::byte>(plan_.host_batches),
                  largest_.covering(largest_evaluation_)),
         model_(shape_),
-        source_(typename sharding::parameter_source(arena_.template at<element_type>(plan_.weights)),
-                parameter_count(shape_), backend::least_optimizer_piece,
+        source_(typename sharding::parameter_source(memory_.weights()), parameter_count(shape_),
+                backend::least_optimizer_piece,
                 [this](execution& on, parameter_range range) { step_adamw(on, range); }),
         sink_(
-            shape_, arena_.template at<std::byte>(plan_.gradients), plan_.gradient_type,
-            arena_.template at<float>(plan_.gradient_sums),
+            shape_, memory_.template at<std::byte>(plan_.gradients), plan_.gradient_type,
+            memory_.template at<float>(plan_.gradient_sums),
             [this](const float* from, void* to, dtype type, index_t count) {
               operations::convert(device_.main(), from, to, type, count);
             },
@@ -121,14 +78,14 @@ class trainer {
             [this](parameter_range range) {
               if (takes_norm_in_backward()) add_squares(range);
             }),
-        activations_(arena_.data(), plan_.training, shape_),
-        evaluation_activations_(arena_.data(), plan_.evaluation, shape_),
+        activations_(memory_.data(), plan_.training, shape_),
+        evaluation_activations_(memory_.data(), plan_.evaluation, shape_),
         settings_(settings_of(options_)),
         table_(parameter_table(shape_)),
         result_losses_(static_cast<std::size_t>(options_.gradient_accumulation)) {
-    device_.set_workspace(arena_.template at<std::byte>(plan_.workspace), plan_.workspace.bytes);
+    device_.set_workspace(memory_.template at<std::byte>(plan_.workspace), plan_.workspace.bytes);
     if (options_.generation.generates()) {
-      generator_.emplace(arena_.data(), host_arena_.template at<std::byte>(plan_.host_search),
+      generator_.emplace(memory_.data(), memory_.template on_host_at<std::byte>(plan_.host_search),
                          plan_.generation, options_.generation, largest_evaluation_.batch, shape_);
     }
     step_state start;
@@ -165,7 +122,7 @@ class trainer {
   [[nodiscard]] const model_shape& shape() const { return shape_; }
   [[nodiscard]] optimizer_kind optimizer() const { return kind_of(options_.optimizer); }
   [[nodiscard]] const memory_plan& plan() const { return plan_; }
-  [[nodiscard]] index_t allocated_bytes() const { return arena_.bytes(); }
+  [[nodiscard]] index_t allocated_bytes() const { return memory_.bytes(); }
   [[nodiscard]] const std::vector<parameter_row>& parameters() const { return table_; }
   /// After the last update whose result was read.
   [[nodiscard]] double loss_scale() const { return settings_.scales_loss ? known_scale_ : 1.0; }
@@ -174,10 +131,10 @@ class trainer {
   /// T5's random initialisation, a function of the seed and each element's place alone.
   void initialize(std::uint32_t seed, double initializer_factor = 1.0) {
     settle();
-    require(wide_weights() != nullptr,
+    require(memory_.wide_weights() != nullptr,
             "trainer: a 16-bit evaluation has no weights to initialise; load some");
     for (const parameter_row& row : table_) {
-      operations::initialize(device_.main(), {wide_weights() + row.offset, row.count()}, row.init_std,
+      operations::initialize(device_.main(), {memory_.wide_weights() + row.offset, row.count()}, row.init_std,
                              initializer_factor, seed, static_cast<std::uint64_t>(row.offset));
     }
     publish_weights();
@@ -188,10 +145,10 @@ class trainer {
   void load(const Fill& fill) {
     settle();
     for (const parameter_row& row : table_) {
-      if (float* wide = wide_weights()) {
+      if (float* wide = memory_.wide_weights()) {
         write_from_host(wide + row.offset, row.count(), [&](float* values) { fill(row, values); });
       } else {
-        write_from_host(weights() + row.offset, row.count(), [&](element_type* values) {
+        write_from_host(memory_.weights() + row.offset, row.count(), [&](element_type* values) {
           std::vector<float> wide_values(static_cast<std::size_t>(row.count()));
           fill(row, wide_values.data());
           std::transform(wide_values.begin(), wide_values.end(), values,
@@ -199,7 +156,7 @@ class trainer {
         });
       }
     }
-    if (wide_weights() != nullptr) publish_weights();
+    if (memory_.wide_weights() != nullptr) publish_weights();
   }
 
   /// Calls use(kind, row, float* values, count) for each fp32 array of the state: "weights" (masters where
@@ -211,18 +168,19 @@ class trainer {
     require(options_.trains && submitted_micro_batches_ == 0,
             "trainer: its state is whole between two updates only");
     settle();
-    for (const parameter_row& row : table_) use("weights", row, wide_weights() + row.offset, row.count());
+    for (const parameter_row& row : table_)
+      use("weights", row, memory_.wide_weights() + row.offset, row.count());
     if (optimizer() == optimizer_kind::adamw) {
       for (const parameter_row& row : table_) {
-        use("first_moments", row, first_moments() + row.offset, row.count());
-        use("second_moments", row, second_moments() + row.offset, row.count());
+        use("first_moments", row, memory_.first_moments() + row.offset, row.count());
+        use("second_moments", row, memory_.second_moments() + row.offset, row.count());
       }
       return;
     }
     for_each_factored_moment(shape_, [&](const parameter_row& row, factored_moment at) {
-      if (!row.is_vector()) use("second_moment_rows", row, second_moments() + at.rows, row.rows);
-      use(row.is_vector() ? "second_moments" : "second_moment_columns", row, second_moments() + at.columns,
-          row.cols);
+      if (!row.is_vector()) use("second_moment_rows", row, memory_.second_moments() + at.rows, row.rows);
+      use(row.is_vector() ? "second_moments" : "second_moment_columns", row,
+          memory_.second_moments() + at.columns, row.cols);
     });
   }
   /// Waits for what was submitted, then calls use(const U* values) with `count` elements of the backend's
@@ -271,16 +229,16 @@ class trainer {
     const auto copy = [&](const auto* from) {
       std::transform(from, from + row.count(), to, [](auto value) { return static_cast<float>(value); });
     };
-    if (const float* wide = wide_weights())
+    if (const float* wide = memory_.wide_weights())
       read_on_host(wide + row.offset, row.count(), copy);
     else
-      read_on_host(weights() + row.offset, row.count(), copy);
+      read_on_host(memory_.weights() + row.offset, row.count(), copy);
   }
   /// Calls use(const element_type*) with the stored (perhaps 16-bit) values of a tensor.
   template <class Use>
   void read_stored(const parameter_row& row, const Use& use) const {
     settle();
-    read_on_host(static_cast<const element_type*>(weights()) + row.offset, row.count(), use);
+    read_on_host(static_cast<const element_type*>(memory_.weights()) + row.offset, row.count(), use);
   }
   /// The gradient of a tensor after the last micro-batches, unscaled. to: [row.count()].
   void read_gradient(const parameter_row& row, float* to) const {
@@ -288,7 +246,7 @@ class trainer {
     const auto factor = static_cast<float>(1.0 / read_step_state().loss_scale);
     visit(plan_.gradient_type, [&](auto zero) {
       using stored_type = decltype(zero);
-      read_on_host(arena_.template at<const stored_type>(plan_.gradients) + row.offset, row.count(),
+      read_on_host(memory_.template at<const stored_type>(plan_.gradients) + row.offset, row.count(),
                    [&](const stored_type* from) {
                      for (index_t i = 0; i < row.count(); ++i) to[i] = static_cast<float>(from[i]) * factor;
                    });
@@ -304,18 +262,18 @@ class trainer {
     require(loss_divisor > 0, "trainer: the loss is divided by the number of micro-batches, at least 1");
     const index_t labels = check_batch(batch, largest_, shape_.vocab_size);
     const batch_view staged = staging_.stage(device_.main(), batch);
-    operations::begin_micro_batch(device_.main(), settings_, state(), labels, loss_divisor);
+    operations::begin_micro_batch(device_.main(), settings_, memory_.state(), labels, loss_divisor);
     const bool accumulates = submitted_micro_batches_ > 0;
     device_.replay(accumulates ? step_kind::train_accumulating : step_kind::train, staged, [&] {
       if (!accumulates && leaves_steps()) begin_step(staged);
       square_parts_ = squared_elements_ = 0;
       sink_.begin_micro_batch(accumulates);
-      const dropout_state dropout{options_.dropout_rate, options_.seed, &state()->micro_step};
+      const dropout_state dropout{options_.dropout_rate, options_.seed, &memory_.state()->micro_step};
       model_.forward_backward(device_.main(), source_, sink_, staged, dropout, loss_options_of(),
                               activations_);
       require(source_.is_stepped(), "trainer: the forward left weights unread");
       if (takes_norm_in_backward()) sum_squares();
-      operations::finish_micro_batch(device_.main(), state(), losses());
+      operations::finish_micro_batch(device_.main(), memory_.state(), memory_.losses());
     });
     step_is_due_ = false;
     ++submitted_micro_batches_;
@@ -324,7 +282,7 @@ class trainer {
   double train_micro_batch(const batch_view& batch, index_t loss_divisor) {
     submit_micro_batch(batch, loss_divisor);
     double loss = 0.0;
-    read_on_host(losses() + submitted_micro_batches_ - 1, 1,
+    read_on_host(memory_.losses() + submitted_micro_batches_ - 1, 1,
                  [&](const loss_sums* sums) { loss = mean(*sums); });
     return loss;
   }
@@ -350,8 +308,8 @@ class trainer {
       sum_squares();
     }
     const index_t slot = submitted_updates_ % updates_in_flight;
-    operations::finish_update(main, settings_, rates, state(), losses(), submitted_micro_batches_,
-                              outcome(slot), outcome_losses(slot));
+    operations::finish_update(main, settings_, rates, memory_.state(), memory_.losses(),
+                              submitted_micro_batches_, memory_.outcome(slot), memory_.outcome_losses(slot));
     device_.mark(slot);
     if (settings_.optimizer == optimizer_kind::adafactor)
       step_adafactor();
@@ -370,7 +328,7 @@ class trainer {
     const index_t slot = read_updates_ % updates_in_flight;
     device_.wait_for(slot);
     ++read_updates_;
-    const update_outcome& done = *outcome(slot);
+    const update_outcome& done = *memory_.outcome(slot);
     const auto& [micro_batches, rates] = in_flight_[static_cast<std::size_t>(slot)];
     if (done.scale_exhausted) throw_scale_exhausted();
     update_result result;
@@ -380,7 +338,7 @@ class trainer {
     result.skipped = done.skipped;
     result.applied_updates = known_applied_ = done.applied_updates;
     for (index_t i = 0; i < micro_batches; ++i)
-      result_losses_[static_cast<std::size_t>(i)] = mean(outcome_losses(slot)[i]);
+      result_losses_[static_cast<std::size_t>(i)] = mean(memory_.outcome_losses(slot)[i]);
     result.losses = std::span(result_losses_).first(static_cast<std::size_t>(micro_batches));
     return result;
   }
@@ -451,30 +409,10 @@ class trainer {
     update_rates rates;
   };
 
-  [[nodiscard]] element_type* weights() const { return arena_.template at<element_type>(plan_.weights); }
-  /// The fp32 weights that the optimizer steps: masters, or the weights themselves; null in a 16-bit
-  /// evaluation.
-  [[nodiscard]] float* wide_weights() const {
-    if constexpr (Run::precision::has_master_weights)
-      return arena_.template at<float>(plan_.master_weights);
-    else
-      return weights();
-  }
-  [[nodiscard]] float* first_moments() const { return arena_.template at<float>(plan_.first_moments); }
-  [[nodiscard]] float* second_moments() const { return arena_.template at<float>(plan_.second_moments); }
-  [[nodiscard]] const std::byte* gradients() const { return arena_.template at<std::byte>(plan_.gradients); }
-
-  /// 16-bit copies that an optimizer writes back, from `row` elements on; null where weights are fp32.
-  [[nodiscard]] element_type* published(index_t first) const {
-    return Run::precision::has_master_weights ? weights() + first : nullptr;
-  }
-  [[nodiscard]] const std::byte* gradients(index_t first) const {
-    return gradients() + first * byte_size(plan_.gradient_type);
-  }
-
   void step_adamw(execution& on, parameter_range range) const {
-    operations::adamw(on, &state()->adamw, decay_boundaries_, wide_weights(), first_moments(),
-                      second_moments(), gradients(), plan_.gradient_type, published(0), range);
+    operations::adamw(on, &memory_.state()->adamw, decay_boundaries_, memory_.wide_weights(),
+                      memory_.first_moments(), memory_.second_moments(), memory_.gradients(),
+                      plan_.gradient_type, memory_.published(0), range);
   }
   /// The forward that follows steps the weights before it reads them. Of 16-bit copies the rows of the
   /// embedding that it gathers are stepped apart, since the table, which the head reads, takes long.
@@ -483,9 +421,10 @@ class trainer {
       const parameter_row embedding =
           find_parameter(shape_, parameter_stack::shared, 0, parameter_role::embedding);
       source_.begin_step(device_.main(), embedding.offset + embedding.count(), [&] {
-        operations::adamw_rows(device_.main(), &state()->adamw, decay_boundaries_, wide_weights(),
-                               first_moments(), second_moments(), gradients(), plan_.gradient_type, weights(),
-                               embedding.range(), embedding.cols, {batch.source_ids, batch.source.tokens},
+        operations::adamw_rows(device_.main(), &memory_.state()->adamw, decay_boundaries_,
+                               memory_.wide_weights(), memory_.first_moments(), memory_.second_moments(),
+                               memory_.gradients(), plan_.gradient_type, memory_.weights(), embedding.range(),
+                               embedding.cols, {batch.source_ids, batch.source.tokens},
                                {batch.decoder_ids, batch.target.tokens});
       });
     } else {
@@ -501,15 +440,15 @@ class trainer {
   }
   void submit_squares(execution& on, parameter_range range) {
     const index_t parts = backend::square_parts(range.count);
-    operations::partial_squares(on, gradients(), plan_.gradient_type, range,
-                                {squares() + square_parts_, parts});
+    operations::partial_squares(on, memory_.gradients(), plan_.gradient_type, range,
+                                {memory_.squares() + square_parts_, parts});
     square_parts_ += parts;
     squared_elements_ += range.count;
   }
   void sum_squares() {
     require(squared_elements_ == parameter_count(shape_), "trainer: backward left gradients incomplete");
     device_.main().join(branch_of::optimizer);
-    operations::sum_parts(device_.main(), {squares(), square_parts_}, &state()->squares);
+    operations::sum_parts(device_.main(), {memory_.squares(), square_parts_}, &memory_.state()->squares);
   }
   /// Is AdamW's step left to the next forward?
   [[nodiscard]] bool leaves_steps() const {
@@ -520,42 +459,30 @@ class trainer {
     source_.end_step();  // a forward that threw leaves one
     if (!std::exchange(step_is_due_, false)) return;
     step_adamw(device_.main(), {0, parameter_count(shape_)});
-    operations::end_update(device_.main(), state());
+    operations::end_update(device_.main(), memory_.state());
   }
   void step_adafactor() {
     for_each_factored_moment(shape_, [&](const parameter_row& row, factored_moment at) {
-      operations::adafactor(device_.main(), &state()->adafactor, decays(row, settings_.adafactor.decay_scope),
-                            row.is_vector(), row.rows, row.cols, wide_weights() + row.offset,
-                            second_moments() + at.rows, second_moments() + at.columns, gradients(row.offset),
-                            plan_.gradient_type, published(row.offset));
+      operations::adafactor(device_.main(), &memory_.state()->adafactor,
+                            decays(row, settings_.adafactor.decay_scope), row.is_vector(), row.rows, row.cols,
+                            memory_.wide_weights() + row.offset, memory_.second_moments() + at.rows,
+                            memory_.second_moments() + at.columns, memory_.gradients(row.offset),
+                            plan_.gradient_type, memory_.published(row.offset));
     });
   }
 
-  static_assert(sizeof(step_state) <= step_state_bytes && sizeof(loss_sums) == loss_sums_bytes &&
-                sizeof(update_outcome) <= update_outcome_bytes);
-  [[nodiscard]] step_state* state() const { return arena_.template at<step_state>(plan_.step); }
-  [[nodiscard]] double* squares() const { return arena_.template at<double>(plan_.squares); }
-  [[nodiscard]] loss_sums* losses() const { return arena_.template at<loss_sums>(plan_.losses); }
-  [[nodiscard]] update_outcome* outcome(index_t slot) const {
-    return reinterpret_cast<update_outcome*>(host_arena_.template at<std::byte>(plan_.outcomes) +
-                                             slot *
-                                                 memory_plan::outcome_bytes(options_.gradient_accumulation));
-  }
-  [[nodiscard]] loss_sums* outcome_losses(index_t slot) const {
-    return reinterpret_cast<loss_sums*>(reinterpret_cast<std::byte*>(outcome(slot)) + update_outcome_bytes);
-  }
   [[nodiscard]] step_state read_step_state() const {
     step_state result;
-    read_on_host(state(), 1, [&](const step_state* from) { result = *from; });
+    read_on_host(memory_.state(), 1, [&](const step_state* from) { result = *from; });
     return result;
   }
   void write_step_state(const step_state& from) {
-    write_from_host(state(), 1, [&](step_state* to) { *to = from; });
+    write_from_host(memory_.state(), 1, [&](step_state* to) { *to = from; });
   }
   [[nodiscard]] nn::loss_options loss_options_of() const {
     return {.label_smoothing = options_.label_smoothing,
-            .gradient_scale = &state()->loss_multiplier,
-            .sums = &state()->sums};
+            .gradient_scale = &memory_.state()->loss_multiplier,
+            .sums = &memory_.state()->sums};
   }
   [[nodiscard]] double mean(const loss_sums& sums) const {
     return sums.mean(options_.label_smoothing, shape_.vocab_size);
@@ -575,7 +502,7 @@ class trainer {
 
   void publish_weights() {
     if constexpr (Run::precision::has_master_weights) {
-      operations::convert(device_.main(), wide_weights(), weights(), dtype_of<element_type>,
+      operations::convert(device_.main(), memory_.wide_weights(), memory_.weights(), dtype_of<element_type>,
                           parameter_count(shape_));
     }
   }
@@ -590,7 +517,7 @@ class trainer {
       const bool was_decaying = boundaries.size() % 2 == 1;
       if (decays(row, settings_.adamw.decay_scope) != was_decaying) boundaries.push_back(row.offset);
     }
-    index_t* const to = arena_.template at<index_t>(plan_.decay_boundaries);
+    index_t* const to = memory_.template at<index_t>(plan_.decay_boundaries);
     const auto count = static_cast<index_t>(boundaries.size());
     write_from_host(to, count,
                     [&](index_t* values) { std::copy(boundaries.begin(), boundaries.end(), values); });
@@ -617,8 +544,7 @@ class trainer {
   batch_shape largest_evaluation_;
   memory_plan plan_;
   mutable typename backend::device device_;  ///< waiting for it changes nothing that a caller sees
-  arena<typename backend::memory> arena_;
-  arena<typename backend::host_memory> host_arena_;
+  trainer_memory<Run> memory_;
   typename backend::batch_staging staging_;
   model::t5<typename Run::sublayers, element_type> model_;
   mutable stepped_source<typename sharding::parameter_source, execution> source_;

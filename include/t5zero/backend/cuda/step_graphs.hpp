@@ -27,17 +27,15 @@ namespace t5zero::cuda {
   return (index_t{7} << 18) + nodes * (index_t{35} << 9);
 }
 
-/// Room for the graphs of a model's steps: a byte for each parameter, but between least and most so many
-/// graphs. Batches of real sentences have 20 to 30 shapes on the ladder of batch_staging.hpp; 8 of them are
-/// 83 to 90 of a hundred batches, 16 are 96 and more.
+/// Room for the graphs of a model's steps: 8 graphs, in training a byte for each parameter, if that is more,
+/// but no more than 16. Batches of real sentences have 20 to 30 shapes on the ladder of batch_staging.hpp; 8
+/// of them are 83 to 90 of a hundred batches, 16 are 96 and more.
 [[nodiscard]] constexpr index_t step_graphs_bytes(const model_shape& shape, bool trains) {
-  constexpr index_t least = 8;
-  constexpr index_t most = 16;
-  // Measured: 465 nodes for t5-small, 1740 to 2140 for t5-large and t5-3b; of a layer, the optimizer's piece
+  if (!trains) return 8 * step_graph_bytes(30 + 10 * shape.n_encoder_layers + 16 * shape.n_decoder_layers);
+  // Measured: 465 nodes for t5-small, 1740 to 2140 for t5-large and t5-3b; a layer's piece of the optimizer
   // too.
-  const index_t nodes = trains ? 50 + 32 * shape.n_encoder_layers + 48 * shape.n_decoder_layers
-                               : 30 + 10 * shape.n_encoder_layers + 16 * shape.n_decoder_layers;
-  return std::clamp(parameter_count(shape), least * step_graph_bytes(nodes), most * step_graph_bytes(nodes));
+  const index_t one = step_graph_bytes(50 + 32 * shape.n_encoder_layers + 48 * shape.n_decoder_layers);
+  return std::clamp(parameter_count(shape), 8 * one, 16 * one);
 }
 
 /// Owns the graphs of a run: those of the shapes that occur most often, as far as the planned memory goes. A
