@@ -7,6 +7,8 @@
 #include <vector>
 
 #include <t5zero/backend/cuda/check.hpp>
+#include <t5zero/backend/cuda/graph.hpp>
+#include <t5zero/backend/cuda/handles.hpp>
 
 namespace t5zero_bench {
 
@@ -15,12 +17,12 @@ namespace t5zero_bench {
 template <class Submit>
 float time_in_graph(cudaStream_t stream, int count, int rounds, const Submit& submit) {
   using t5zero::cuda::check;
-  cudaGraph_t graph = nullptr;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < count; ++i) submit(i);
-  check(cudaStreamEndCapture(stream, &graph));
-  cudaGraphExec_t replayed = nullptr;
-  check(cudaGraphInstantiate(&replayed, graph, 0));
+  const t5zero::cuda::unique_graph graph = t5zero::cuda::capture_graph(stream, [&] {
+    for (int i = 0; i < count; ++i) submit(i);
+  });
+  cudaGraphExec_t made = nullptr;
+  check(cudaGraphInstantiate(&made, graph.get(), 0));
+  const t5zero::cuda::unique_graph_exec replayed(made);
   cudaEvent_t begin = nullptr;
   cudaEvent_t end = nullptr;
   check(cudaEventCreate(&begin));
@@ -28,7 +30,7 @@ float time_in_graph(cudaStream_t stream, int count, int rounds, const Submit& su
   std::vector<float> times;
   for (int round = 0; round <= rounds; ++round) {
     check(cudaEventRecord(begin, stream));
-    check(cudaGraphLaunch(replayed, stream));
+    check(cudaGraphLaunch(replayed.get(), stream));
     check(cudaEventRecord(end, stream));
     check(cudaEventSynchronize(end));
     float milliseconds = 0.0F;
@@ -37,8 +39,6 @@ float time_in_graph(cudaStream_t stream, int count, int rounds, const Submit& su
   }
   cudaEventDestroy(begin);
   cudaEventDestroy(end);
-  cudaGraphExecDestroy(replayed);
-  cudaGraphDestroy(graph);
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
 }

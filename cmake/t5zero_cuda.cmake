@@ -7,11 +7,19 @@ if(NOT CMAKE_CUDA_COMPILER)
     "put nvcc on the PATH, or use the preset cpu.")
 endif()
 
-# What the kernels are compiled for: this machine's GPU, or else every architecture that t5zero supports.
+execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --version OUTPUT_VARIABLE t5zero_nvcc ERROR_QUIET)
+if(t5zero_nvcc MATCHES "release ([0-9]+[.][0-9]+)" AND CMAKE_MATCH_1 VERSION_LESS 12.4)
+  message(FATAL_ERROR "t5zero: CUDA ${CMAKE_MATCH_1} was found (${CMAKE_CUDA_COMPILER}); 12.4 or newer is needed.")
+endif()
+
+# What the kernels are compiled for: what the user says, or this machine's GPU, or else every architecture that t5zero
+# supports and the compiler knows; of the newest one the intermediate code too, for GPUs that are newer still.
 find_program(T5ZERO_NVIDIA_SMI nvidia-smi)
 mark_as_advanced(T5ZERO_NVIDIA_SMI)
-set(t5zero_architectures 75 80 86 89 90a 100 120)
-if(T5ZERO_NVIDIA_SMI)
+set(t5zero_architectures "")
+if(CMAKE_CUDA_ARCHITECTURES)
+  set(t5zero_architectures ${CMAKE_CUDA_ARCHITECTURES})
+elseif(T5ZERO_NVIDIA_SMI)
   execute_process(COMMAND ${T5ZERO_NVIDIA_SMI} --query-gpu=compute_cap --format=csv,noheader
     OUTPUT_VARIABLE t5zero_capabilities OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE t5zero_failed)
   if(t5zero_failed EQUAL 0 AND t5zero_capabilities MATCHES "^[0-9.\n]+$")
@@ -19,9 +27,20 @@ if(T5ZERO_NVIDIA_SMI)
     string(REPLACE "\n" ";" t5zero_architectures "${t5zero_architectures}")
     list(REMOVE_DUPLICATES t5zero_architectures)
     list(TRANSFORM t5zero_architectures REPLACE "^90$" "90a")
+    list(TRANSFORM t5zero_architectures APPEND "-real")
   endif()
 endif()
-list(TRANSFORM t5zero_architectures APPEND "-real")
+if(NOT t5zero_architectures)
+  execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch OUTPUT_VARIABLE t5zero_known ERROR_QUIET)
+  foreach(architecture 75 80 86 89 90a 100 120)
+    string(REGEX MATCH "^[0-9]+" number ${architecture})
+    if(t5zero_known MATCHES "compute_${number}([^0-9]|$)")
+      list(APPEND t5zero_architectures ${architecture}-real)
+      set(t5zero_newest ${number})
+    endif()
+  endforeach()
+  list(APPEND t5zero_architectures ${t5zero_newest}-virtual)
+endif()
 set(T5ZERO_CUDA_ARCHITECTURES "${t5zero_architectures}" CACHE STRING
   "GPU architectures that kernels are compiled for (CMAKE_CUDA_ARCHITECTURES)")
 set(CMAKE_CUDA_ARCHITECTURES ${T5ZERO_CUDA_ARCHITECTURES})
@@ -67,8 +86,8 @@ add_library(t5zero::kernels ALIAS t5zero_kernels)
 set_target_properties(t5zero_kernels PROPERTIES EXPORT_NAME kernels)
 target_compile_features(t5zero_kernels PUBLIC cxx_std_20)
 target_include_directories(t5zero_kernels PRIVATE ${PROJECT_SOURCE_DIR}/include)
-target_compile_options(t5zero_kernels PRIVATE
-  # CMake 3.25 knows no cuda_std_20 of CUDA 13.
-  $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra
-    $<$<BOOL:${T5ZERO_WERROR}>:-Werror=all-warnings -Xcompiler=-Werror>>)
+# CMake 3.25 knows no cuda_std_20 of CUDA 13.
+set(t5zero_cuda_options $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra
+  $<$<BOOL:${T5ZERO_WERROR}>:-Werror=all-warnings -Xcompiler=-Werror>>)
+target_compile_options(t5zero_kernels PRIVATE ${t5zero_cuda_options})
 target_link_libraries(t5zero_cuda INTERFACE t5zero t5zero_kernels CUDA::cudart_static CUDA::cublasLt Threads::Threads)

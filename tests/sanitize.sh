@@ -10,7 +10,7 @@ seconds=${3:-120}
 jobs=${4:-8}
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
-export program seconds log
+export program seconds log T5ZERO_UNDER_SANITIZER=1
 
 # one_case <number> <tool> <name>: runs the case; its verdict is a file $log/<tool>.<number>.<verdict>.
 cat >"$log/one_case" <<'CASE'
@@ -36,16 +36,23 @@ printf '%s\n' "$name" >"$log/$tool.$number.$verdict"
 echo "$(($(date +%s) - start)) s $name" >>"$log/$tool.times"
 CASE
 
+command -v compute-sanitizer >/dev/null || { echo "sanitize: there is no compute-sanitizer on the PATH" >&2; exit 2; }
 "$program" --list-test-names-only >"$log/names"
+cases=$(grep -c . "$log/names")
+[ "$cases" -gt 0 ] || { echo "sanitize: $program names no test cases" >&2; exit 2; }
 status=0
 for tool in $tools; do
   awk -v tool="$tool" '{ printf "%d%c%s%c%s%c", NR, 0, tool, 0, $0, 0 }' "$log/names" |
-    xargs -0 -n 3 -P "$jobs" sh "$log/one_case"
+    xargs -0 -r -n 3 -P "$jobs" sh "$log/one_case"
   for verdict in clean skipped timeout unclean; do
     eval "$verdict=$(find "$log" -name "$tool.*.$verdict" | wc -l)"
   done
   echo "$tool: $clean clean, $skipped skipped, $timeout out of time, $unclean not clean; longest:" \
     "$(sort -rn "$log/$tool.times" | head -1)"
+  if [ "$clean" -eq 0 ] || [ $((clean + skipped + timeout + unclean)) -ne "$cases" ]; then
+    status=1
+    echo "  not every case came to a verdict, or all were skipped"
+  fi
   for bad in "$log/$tool".*.timeout "$log/$tool".*.unclean; do
     [ -e "$bad" ] || continue
     status=1

@@ -129,6 +129,17 @@ TEST_CASE("what recomputing and Adafactor leave out of the plan of t5-large") {
   CHECK(factored.second_moments.bytes * 100 < whole.second_moments.bytes);
 }
 
+TEST_CASE("the lines of a plan add up to its total") {
+  using run = t5zero::run<t5zero::t5_3b, t5zero::zero_3, t5zero::bf16, t5zero::cpu::backend>;
+  const t5zero::memory_plan plan =
+      run::plan(t5zero::t5_3b::shape, t5zero::batch_shape::of_lengths(2, 100, 50), {.micro_batches = 2});
+  index_t sum = 0;
+  for (const t5zero::plan_line& line : plan.lines()) sum += line.name == "total" ? 0 : line.bytes;
+  // Each slice begins at an aligned address.
+  CHECK(plan.total_bytes >= sum);
+  CHECK(plan.total_bytes - sum < 16 * t5zero::slice_alignment);
+}
+
 TEMPLATE_TEST_CASE("the bytes held are the bytes planned", "",
                    (t5zero::run<tiny, t5zero::zero_0, t5zero::fp32, counted_backend>),
                    (t5zero::run<tiny, t5zero::zero_2, t5zero::fp16, counted_backend>),

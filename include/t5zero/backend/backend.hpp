@@ -121,6 +121,11 @@ template <class B, class P>
 concept plans_its_workspace = requires(model_shape shape, batch_shape batch) {
   { B::template workspace_bytes<P>(shape, batch, 1) } -> std::same_as<index_t>;
 };
+/// Throws input_error where the operations do not take a model of these sizes.
+template <class B>
+concept checks_shapes = requires(model_shape shape) {
+  B::check_shape(shape);
+};
 /// Memory that a model's steps take to be replayed, beside the arena.
 template <class B>
 concept plans_its_graphs = requires(model_shape shape, bool trains) {
@@ -131,7 +136,8 @@ concept supports_precision = B::template supports<P>;
 
 /// Backend B can run precision policy P.
 template <class B, class P>
-concept backend_for = precision_policy<P> && supports_precision<B, P> && has_execution<B> &&
-    has_sublayers<B, P> && plans_its_workspace<B, P> && plans_its_graphs<B> && says_its_scratch_sets<B>;
+concept backend_for =
+    precision_policy<P> && supports_precision<B, P> && has_execution<B> && has_sublayers<B, P> &&
+    plans_its_workspace<B, P> && checks_shapes<B> && plans_its_graphs<B> && says_its_scratch_sets<B>;
 
 }  // namespace t5zero

@@ -102,10 +102,14 @@ constexpr activation_plan plan_activations(const model_shape& shape, const batch
   const index_t hidden = shape.gated() ? 2 * shape.d_ff : shape.d_ff;
 
   activation_plan plan;
+  plan.recomputes = use == activation_use::recomputed_training;
   auto attention = [&](index_t all_layers, index_t tokens, index_t projected) {
     const index_t layers = keeps_all ? all_layers : 1;
     attention_slices slices;
-    slices.inverse_rms = builder.take_array(layers, tokens * 4);
+    // A backend may leave the gradient of a layer's first norm to the layer before, whose forward is
+    // recomputed until then.
+    const index_t norms = plan.recomputes && all_layers > 1 ? 2 : layers;
+    slices.inverse_rms = builder.take_array(norms, tokens * 4);
     slices.projected = builder.take_array(layers, tokens * projected * param_bytes);
     slices.context = builder.take_array(layers, tokens * inner * param_bytes);
     slices.log_sum_exp = builder.take_array(layers, tokens * shape.n_heads * 4);
@@ -119,7 +123,6 @@ constexpr activation_plan plan_activations(const model_shape& shape, const batch
     return slices;
   };
 
-  plan.recomputes = use == activation_use::recomputed_training;
   const auto streams = [&](index_t layers, index_t sublayers) {
     return plan.recomputes ? layers + 1 : keeps_all ? layers * sublayers + 1 : 2;
   };

@@ -87,7 +87,8 @@ struct memory_plan {
              {"sums of gradients (fp32)", gradient_sums.bytes},
              {generation.rows > 0 ? "activations, generation cache" : "activations", activation_bytes},
              {"backend workspace", workspace.bytes},
-             {"batch, state of the step", step.bytes + losses.bytes + decay_boundaries.bytes + batch.bytes},
+             {"batch, state of the step",
+              step.bytes + squares.bytes + losses.bytes + decay_boundaries.bytes + batch.bytes},
              {"graphs of steps, at most", graph_bytes},
              {"total", total_bytes}}};
   }
@@ -101,10 +102,12 @@ struct memory_plan {
 /// Plans one rank at world size 1, where no ZeRO stage holds less than the whole: the ZeRO policy does not
 /// appear. Backend::template workspace_bytes<Precision>(shape, batch, threads) says what its operations
 /// borrow, Backend::padded(batch) how it pads a batch, Backend::batch_staging what its copy of one takes,
-/// Backend::graph_bytes(shape, trains) what it keeps of steps to replay them.
+/// Backend::graph_bytes(shape, trains) what it keeps of steps to replay them. Throws what
+/// Backend::check_shape(shape) throws where its operations do not take a model of these sizes.
 template <class Backend, precision_policy Precision>
 [[nodiscard]] constexpr memory_plan plan_memory(const model_shape& shape, const batch_shape& largest_batch,
                                                 const plan_options& options = {}) {
+  Backend::check_shape(shape);
   const batch_shape batch = Backend::padded(largest_batch);
   constexpr index_t param_bytes = sizeof(typename Precision::param_type);
   const index_t parameters = parameter_count(shape);
@@ -133,9 +136,9 @@ template <class Backend, precision_policy Precision>
   plan.evaluation = plan_activations(shape, evaluation, activation_use::evaluation, param_bytes,
                                      /*scratch_sets=*/1, builder);
   batch_shape largest = batch.covering(evaluation);
+  const index_t sentences = options.evaluation.batch > 0 ? options.evaluation.batch : largest_batch.batch;
   if (options.generation.generates()) {
     builder.rewind(start);
-    const index_t sentences = options.evaluation.batch > 0 ? options.evaluation.batch : largest_batch.batch;
     plan.generation = plan_generation(shape, sentences, evaluation, options.generation, param_bytes,
                                       Backend::search_steps > 0, builder);
     largest = largest.covering({.batch = evaluation.batch,
@@ -163,8 +166,7 @@ template <class Backend, precision_policy Precision>
   slice_builder host;
   plan.outcomes = host.take(Backend::updates_in_flight * memory_plan::outcome_bytes(options.micro_batches));
   plan.host_batches = host.take(Backend::batch_staging::host_bytes(batch.covering(evaluation)));
-  plan.host_search =
-      host.take(plan.generation.search.bytes > 0 ? search_host_bytes(plan.generation.rows) : 0);
+  plan.host_search = host.take(plan.generation.search.bytes > 0 ? search_host_bytes(sentences) : 0);
   plan.host_bytes = host.high_water();
   return plan;
 }

@@ -43,8 +43,6 @@ class stepped_source {
     publish_rows();
     static_cast<void>(main.fork(branch_of::optimizer));  // what comes last must not come before the rows
   }
-  /// No step is due any more, whatever became of the last one.
-  void end_step() { submitted_ = seen_ = parameters_; }
   /// Nothing is left of the step, and the main stream waits for all of it: gradients may be written.
   [[nodiscard]] bool is_stepped() const { return seen_ == parameters_; }
 

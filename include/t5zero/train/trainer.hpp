@@ -123,6 +123,7 @@ class trainer {
   [[nodiscard]] optimizer_kind optimizer() const { return kind_of(options_.optimizer); }
   [[nodiscard]] const memory_plan& plan() const { return plan_; }
   [[nodiscard]] index_t allocated_bytes() const { return memory_.bytes(); }
+  [[nodiscard]] const typename backend::device& device() const { return device_; }
   [[nodiscard]] const std::vector<parameter_row>& parameters() const { return table_; }
   /// After the last update whose result was read.
   [[nodiscard]] double loss_scale() const { return settings_.scales_loss ? known_scale_ : 1.0; }
@@ -456,7 +457,8 @@ class trainer {
   }
   /// Before the weights are read by anything but a training's forward.
   void settle() const {
-    source_.end_step();  // a forward that threw leaves one
+    require(source_.is_stepped(),
+            "trainer: a step failed after its update had begun; its weights are lost, load a checkpoint");
     if (!std::exchange(step_is_due_, false)) return;
     step_adamw(device_.main(), {0, parameter_count(shape_)});
     operations::end_update(device_.main(), memory_.state());

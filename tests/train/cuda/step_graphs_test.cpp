@@ -1,11 +1,12 @@
-// Steps that are captured and replayed, rare and frequent shapes, evaluations in between: the weights' bits
-// are those of plain launches.
+// Steps that are captured and replayed, rare and frequent shapes, evaluations in between, activations that
+// are recomputed: the weights' bits are those of plain launches.
 #include <t5zero/cuda.hpp>
 
 #include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "backend/cuda/device_machine.hpp"
@@ -34,36 +35,62 @@ golden::ragged_batch batch_of(index_t source, index_t target) {
 struct plan_of_test {
   bool uses_graphs = true;
   bool evaluates = false;
+  bool recomputes = false;
+  index_t accumulation = 1;
+  index_t longest = 400;  ///< tokens of a side
 };
 
-/// All weights after some updates on batches of many shapes.
-template <class Precision>
-std::vector<float> train(const plan_of_test& how) {
-  using run = t5zero::run<golden::tiny_relu, t5zero::zero_0, Precision, t5zero::cuda::backend>;
+struct trained {
+  std::vector<float> weights;
+  index_t graphs_made = 0;
+  index_t graphs_kept = 0;
+};
+
+/// After some updates on batches of many shapes.
+template <class Model, class Precision>
+trained train(const plan_of_test& how) {
+  using run = t5zero::run<Model, t5zero::zero_0, Precision, t5zero::cuda::backend>;
   t5zero::trainer_options options;
   options.uses_graphs = how.uses_graphs;
-  options.scaler.initial_scale = 256.0;
-  t5zero::trainer<run> trainer(run::model::shape, golden::shape_of(batch_of(400, 400)), options);
+  options.recomputes_activations = how.recomputes;
+  options.gradient_accumulation = how.accumulation;
+  options.scaler.initial_scale = 65536.0;  // the first updates overflow in fp16, and are skipped
+  t5zero::trainer<run> trainer(run::model::shape, golden::shape_of(batch_of(how.longest, how.longest)),
+                               options);
   trainer.initialize(1);
   // More shapes than graphs have room, each twice; then some others, until theirs take the room.
   for (index_t round = 0; round < 7; ++round) {
     for (index_t shape = round < 2 ? 0 : 34; shape < (round < 2 ? 34 : 40); ++shape) {
-      const golden::ragged_batch batch = batch_of(2 + 9 * shape, 390 - 9 * shape);
-      trainer.submit_micro_batch(batch.view(), 1);
+      const index_t source = 2 + (how.longest - 40) * shape / 40;
+      const golden::ragged_batch batch = batch_of(source, how.longest - 8 - source);
+      for (index_t micro = 0; micro < how.accumulation; ++micro)
+        trainer.submit_micro_batch(batch.view(), how.accumulation);
       trainer.submit_update([](index_t) { return 1e-3; });
       if (how.evaluates && shape % 7 == 0) (void)trainer.evaluate(batch.view());
       while (trainer.outstanding() >= trainer.updates_in_flight) (void)trainer.next_result();
     }
   }
   while (trainer.outstanding() > 0) (void)trainer.next_result();
-  std::vector<float> all;
+  trained result;
   for (const t5zero::parameter_row& row : trainer.parameters()) {
     std::vector<float> values(static_cast<std::size_t>(row.count()));
     trainer.read(row, values.data());
-    all.insert(all.end(), values.begin(), values.end());
+    result.weights.insert(result.weights.end(), values.begin(), values.end());
   }
-  return all;
+  result.graphs_made = trainer.device().graphs().made();
+  result.graphs_kept = trainer.device().graphs().kept();
+  return result;
 }
+
+/// Three layers, so that a recomputed one lies between two others; with few tokens its sublayers are fused.
+struct three_layers {
+  static constexpr std::string_view name = "three_layers";
+  static constexpr t5zero::model_shape shape = [] {
+    t5zero::model_shape result = golden::tiny_relu::shape;
+    result.n_encoder_layers = result.n_decoder_layers = 3;
+    return result;
+  }();
+};
 
 /// Weights whose bits differ, or all if the numbers of weights do.
 std::size_t differing(const std::vector<float>& a, const std::vector<float>& b) {
@@ -79,8 +106,30 @@ std::size_t differing(const std::vector<float>& a, const std::vector<float>& b) 
 TEMPLATE_TEST_CASE("graphs, no graphs, and evaluations between updates: the same bits", "[cuda]",
                    t5zero::fp32, t5zero::fp16, t5zero::bf16) {
   if (!t5zero_test::has_gpu()) return;
-  const std::vector<float> expected = train<TestType>({.uses_graphs = false});
-  CHECK(differing(train<TestType>({.uses_graphs = false}), expected) == 0);
-  CHECK(differing(train<TestType>({.uses_graphs = true}), expected) == 0);
-  CHECK(differing(train<TestType>({.uses_graphs = true, .evaluates = true}), expected) == 0);
+  const auto check = []<class Model>(const Model&, index_t accumulation) {
+    plan_of_test how{.uses_graphs = false, .accumulation = accumulation};
+    const trained expected = train<Model, TestType>(how);
+    CHECK(expected.graphs_made == 0);
+    CHECK(differing(train<Model, TestType>(how).weights, expected.weights) == 0);
+    how.uses_graphs = true;
+    const trained replayed = train<Model, TestType>(how);
+    CHECK(replayed.graphs_kept > 1);
+    CHECK(replayed.graphs_made > replayed.graphs_kept);  // some gave way
+    CHECK(differing(replayed.weights, expected.weights) == 0);
+    how.evaluates = true;
+    CHECK(differing(train<Model, TestType>(how).weights, expected.weights) == 0);
+  };
+  check(golden::tiny_relu{}, 1);
+  check(golden::tiny_gated{}, 2);
+}
+
+TEMPLATE_TEST_CASE("recomputed activations on a GPU: the same bits", "[cuda]", t5zero::fp32, t5zero::fp16,
+                   t5zero::bf16) {
+  if (!t5zero_test::has_gpu()) return;
+  for (const index_t longest : {index_t{60}, index_t{300}}) {
+    CAPTURE(longest);
+    const trained expected = train<three_layers, TestType>({.longest = longest});
+    CHECK(differing(train<three_layers, TestType>({.recomputes = true, .longest = longest}).weights,
+                    expected.weights) == 0);
+  }
 }

@@ -70,6 +70,8 @@ struct backend {
     [[nodiscard]] static constexpr index_t device_bytes(const batch_shape& /*largest*/) { return 0; }
     [[nodiscard]] static constexpr index_t host_bytes(const batch_shape& /*largest*/) { return 0; }
   };
+  /// Takes all shapes.
+  static constexpr void check_shape(const model_shape& /*shape*/) {}
   /// Nothing is captured.
   [[nodiscard]] static constexpr index_t graph_bytes(const model_shape& /*shape*/, bool /*trains*/) {
     return 0;

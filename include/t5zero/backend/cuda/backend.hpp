@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <string>
 #include <string_view>
 
 #include <t5zero/backend/backend.hpp>
@@ -13,6 +14,7 @@
 #include <t5zero/backend/cuda/operations.hpp>
 #include <t5zero/backend/cuda/reduction_workspace.hpp>
 #include <t5zero/backend/cuda/sublayers.hpp>
+#include <t5zero/core/error.hpp>
 #include <t5zero/plan/parameter_table.hpp>
 
 namespace t5zero::cuda {
@@ -63,6 +65,17 @@ struct backend {
   /// Of the host, which only submits.
   [[nodiscard]] static int default_threads() { return 1; }
 
+  /// Throws input_error for a model that the kernels do not take.
+  static constexpr void check_shape(const model_shape& shape) {
+    const auto takes = [](bool holds, const char* what) {
+      if (!holds) throw input_error(std::string("the CUDA backend takes no model of this shape: ") + what);
+    };
+    takes(shape.d_kv <= 128, "d_kv is at most 128");
+    takes(shape.d_model <= 4096, "d_model is at most 4096");
+    takes(shape.n_buckets <= 64, "n_buckets (relative_attention_num_buckets) is at most 64");
+    takes(shape.max_distance <= 4096, "max_distance (relative_attention_max_distance) is at most 4096");
+    takes(shape.n_buckets * shape.n_heads % 8 == 0, "n_buckets times n_heads is a multiple of 8");
+  }
   /// Memory for graphs of steps.
   [[nodiscard]] static constexpr index_t graph_bytes(const model_shape& shape, bool trains) {
     return step_graphs_bytes(shape, trains);
@@ -75,7 +88,8 @@ struct backend {
     const index_t longest = std::max(batch.max_source_length, batch.max_target_length);
     const index_t widest = std::max({shape.d_model, shape.d_ff, shape.inner_dim()});
     const index_t largest = std::max(
-        {matmul_workspace_bytes(shape.d_model * widest), 4 * rms_norm_workspace_bytes(tokens, shape.d_model),
+        {matmul_workspace_bytes(shape.d_model * widest), top_candidates_workspace_bytes(1, shape.vocab_size),
+         rms_norm_workspace_bytes(tokens, shape.d_model),
          attention_workspace_bytes(batch.batch, longest, longest, shape.n_heads, shape.d_kv, shape.n_buckets),
          adafactor_workspace_bytes(shape.vocab_size, shape.d_model),
          adafactor_workspace_bytes(widest, shape.d_model), adafactor_workspace_bytes(shape.d_model, widest)});

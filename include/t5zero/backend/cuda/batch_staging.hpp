@@ -13,6 +13,7 @@
 
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/handles.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/batch_shape.hpp>
@@ -59,22 +60,17 @@ class batch_staging {
   /// largest: bounds every batch, not padded. device: device_bytes(padded shape); host: host_bytes of it.
   batch_staging(std::byte* device, std::byte* host, const batch_shape& largest)
       : device_(device), host_(host), largest_(padded(largest)) {
-    for (cudaEvent_t& event : copied_) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    for (unique_event& copied : copied_) copied = make_event();
   }
   batch_staging(const batch_staging&) = delete;
   batch_staging& operator=(const batch_staging&) = delete;
-  ~batch_staging() {
-    for (cudaEvent_t event : copied_) {
-      if (event != nullptr) cudaEventDestroy(event);
-    }
-  }
 
   /// Submits the copy; the result's arrays are the device's. `batch` may change when the call returns, which
   /// waits only if all slots are on their way.
   [[nodiscard]] batch_view stage(execution& e, const batch_view& batch) {
     const std::size_t slot = next_slot_;
     next_slot_ = (next_slot_ + 1) % slot_count;
-    check(cudaEventSynchronize(copied_[slot]));
+    check(cudaEventSynchronize(copied_[slot].get()));
     const batch_view shape = padded_view(batch);
     const layout places(shape);
     require(places.bytes <= device_bytes(largest_), "cuda::batch_staging: a larger batch than was planned");
@@ -86,7 +82,8 @@ class batch_staging {
     pad_ids(batch.labels, batch.target.tokens, shape.target.tokens, -100, to + places.labels.offset);
     check(cudaMemcpyAsync(device_, to, static_cast<std::size_t>(places.bytes), cudaMemcpyHostToDevice,
                           e.stream()));
-    check(cudaEventRecord(copied_[slot], e.stream()));
+    e.note_barrier();
+    check(cudaEventRecord(copied_[slot].get(), e.stream()));
     batch_view staged = shape;
     place_side(staged.source, places.source);
     place_side(staged.target, places.target);
@@ -187,7 +184,7 @@ class batch_staging {
   std::byte* host_;
   batch_shape largest_;
   std::size_t next_slot_ = 0;
-  std::array<cudaEvent_t, slot_count> copied_{};
+  std::array<unique_event, slot_count> copied_;
 };
 
 }  // namespace t5zero::cuda

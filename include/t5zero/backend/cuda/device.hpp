@@ -6,10 +6,13 @@
 
 #include <array>
 #include <cstddef>
+#include <unordered_map>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/handles.hpp>
+#include <t5zero/backend/cuda/matmul_plans.hpp>
 #include <t5zero/backend/cuda/step_graphs.hpp>
 #include <t5zero/core/integers.hpp>
 
@@ -23,35 +26,34 @@ class device {
     graphs_.set_room(options.graph_bytes);
     check(cudaSetDevice(options.ordinal));
     // The driver keeps a call stack for each thread that the GPU can hold, by default 1 KB: 264 MB on an
-    // H200. It makes room for a kernel that needs one when it is launched; none here does.
+    // H200. It makes room when a kernel that needs one is launched; none of t5zero's does, some of cuBLASLt's
+    // do. This is a setting of the process: other code in it finds its stacks in the same way.
     check(cudaDeviceSetLimit(cudaLimitStackSize, 0));
-    check(cublasLtCreate(&cublas_));
+    cublasLtHandle_t cublas = nullptr;
+    check(cublasLtCreate(&cublas));
+    cublas_.reset(cublas);
     // What is on the critical path goes first: branches run where the main stream leaves room.
     int lowest = 0;
     int highest = 0;
     check(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
     for (execution& e : executions_) {
-      const int priority = &e == executions_ ? highest : lowest;
-      check(cudaStreamCreateWithPriority(&e.stream_, cudaStreamNonBlocking, priority));
-      check(cudaEventCreateWithFlags(&e.event_, cudaEventDisableTiming));
-      e.cublas_ = cublas_;
+      cudaStream_t stream = nullptr;
+      check(
+          cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, &e == executions_ ? highest : lowest));
+      e.stream_.reset(stream);
+      e.event_ = make_event();
+      e.cublas_ = cublas;
+      e.plans_ = &plans_;
+      e.kernels_ = &kernels_;
       e.allows_tf32_ = options.allows_tf32;
     }
-    for (cudaEvent_t& event : marks_) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    for (unique_event& mark : marks_) mark = make_event();
     for (std::size_t i = 1; i < stream_count; ++i) executions_[0].branches_[i - 1] = &executions_[i];
   }
   device(const device&) = delete;
   device& operator=(const device&) = delete;
   ~device() {
-    for (execution& e : executions_) {
-      if (e.stream_ != nullptr) cudaStreamSynchronize(e.stream_);
-      if (e.event_ != nullptr) cudaEventDestroy(e.event_);
-      if (e.stream_ != nullptr) cudaStreamDestroy(e.stream_);
-    }
-    for (cudaEvent_t event : marks_) {
-      if (event != nullptr) cudaEventDestroy(event);
-    }
-    if (cublas_ != nullptr) cublasLtDestroy(cublas_);
+    for (execution& e : executions_) cudaStreamSynchronize(e.stream());
   }
 
   [[nodiscard]] execution& main() { return executions_[0]; }
@@ -76,14 +78,19 @@ class device {
   }
 
   /// wait_for(slot) waits for what was submitted before the last mark(slot).
-  void mark(index_t slot) { check(cudaEventRecord(marks_[static_cast<std::size_t>(slot)], main().stream())); }
-  void wait_for(index_t slot) { check(cudaEventSynchronize(marks_[static_cast<std::size_t>(slot)])); }
-  /// Waits until everything that was submitted is done.
-  void wait() { check(cudaStreamSynchronize(executions_[0].stream_)); }
+  void mark(index_t slot) {
+    check(cudaEventRecord(marks_[static_cast<std::size_t>(slot)].get(), main().stream()));
+  }
+  void wait_for(index_t slot) { check(cudaEventSynchronize(marks_[static_cast<std::size_t>(slot)].get())); }
+  /// Waits for what was submitted to the main stream, with the branches that it joined.
+  void wait() { check(cudaStreamSynchronize(main().stream())); }
+  [[nodiscard]] const step_graphs& graphs() const { return graphs_; }
 
  private:
-  cublasLtHandle_t cublas_ = nullptr;
-  std::array<cudaEvent_t, static_cast<std::size_t>(max_updates_in_flight)> marks_{};
+  unique_cublas cublas_;
+  matmul_plans plans_;
+  std::unordered_map<const void*, bool> kernels_;  ///< prepared
+  std::array<unique_event, static_cast<std::size_t>(max_updates_in_flight)> marks_;
   step_graphs graphs_;
   execution executions_[stream_count];
 };

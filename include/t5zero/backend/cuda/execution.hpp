@@ -8,20 +8,25 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <unordered_map>
 #include <utility>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/check.hpp>
+#include <t5zero/backend/cuda/handles.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 
 namespace t5zero::cuda {
 
+class matmul_plans;
+
 /// Streams of one step: the main one and its branches.
 inline constexpr int stream_count = 1 + branch_count;
 
 /// Scratch of all executions where the main one has `main` bytes, a multiple of 1024: a quarter of it for
-/// each branch that computes gradients (matmuls, norms), but no more than 8 MiB; none for the optimizer's.
+/// each branch that computes gradients (matmuls), but no more than 8 MiB; none for the optimizer's.
 struct workspace_division {
   index_t main = 0;
   index_t branch = 0;
@@ -55,8 +60,16 @@ class execution {
   execution(const execution&) = delete;
   execution& operator=(const execution&) = delete;
 
-  [[nodiscard]] cudaStream_t stream() const { return stream_; }
+  [[nodiscard]] cudaStream_t stream() const { return stream_.get(); }
   [[nodiscard]] cublasLtHandle_t cublas() const { return cublas_; }
+  /// The device's, as the handle is.
+  [[nodiscard]] matmul_plans& plans() const { return *plans_; }
+  /// prepare(), which makes a kernel ready for the device: called once for each kernel, its result is kept.
+  template <class Prepare>
+  [[nodiscard]] bool prepared(const void* kernel, const Prepare& prepare) const {
+    const auto at = kernels_->find(kernel);
+    return at != kernels_->end() ? at->second : kernels_->emplace(kernel, prepare()).first->second;
+  }
   /// May matmuls round fp32 operands to TF32?
   [[nodiscard]] bool allows_tf32() const { return allows_tf32_; }
 
@@ -105,14 +118,16 @@ class execution {
   execution() = default;
 
   void wait_for(execution& other) {
-    check(cudaEventRecord(other.event_, other.stream_));
-    check(cudaStreamWaitEvent(stream_, other.event_, 0));
+    check(cudaEventRecord(other.event_.get(), other.stream()));
+    check(cudaStreamWaitEvent(stream(), other.event_.get(), 0));
     has_barrier_ = true;
   }
 
-  cudaStream_t stream_ = nullptr;
-  cudaEvent_t event_ = nullptr;
+  unique_stream stream_;
+  unique_event event_;
   cublasLtHandle_t cublas_ = nullptr;
+  matmul_plans* plans_ = nullptr;
+  std::unordered_map<const void*, bool>* kernels_ = nullptr;
   std::byte* workspace_ = nullptr;
   index_t workspace_bytes_ = 0;
   bool allows_tf32_ = false;
@@ -120,5 +135,17 @@ class execution {
   bool is_ahead_ = false;                                ///< a branch that has work which was not joined
   std::array<execution*, stream_count - 1> branches_{};  ///< of the main stream; a branch has none
 };
+
+/// May a kernel start while the one before it on its stream still runs? It then fetches what was there long
+/// before (weights, the batch's arrays, an encoder's keys and values), and waits for the other's end before
+/// it reads or writes anything else. Two conditions: what is before it is a kernel, not a copy or another
+/// stream's event; and the last kernel that wrote what it fetches lies further back, with a kernel that was
+/// launched without overlap after it. No effect below compute capability 9.0.
+enum class launch_overlap : std::uint8_t { none, previous };
+
+/// May the next kernel of `e` overlap the one before it? Not behind a copy or another stream's event.
+[[nodiscard]] inline launch_overlap overlap_of(execution& e) {
+  return e.take_barrier() ? launch_overlap::none : launch_overlap::previous;
+}
 
 }  // namespace t5zero::cuda

@@ -29,8 +29,13 @@ struct memory {
                            " are free): choose a smaller batch or model, or end what else uses it");
     }
     check(status);
-    check(cudaMemset(data, 0, static_cast<std::size_t>(bytes)));
-    check(cudaDeviceSynchronize());
+    try {
+      check(cudaMemset(data, 0, static_cast<std::size_t>(bytes)));
+      check(cudaDeviceSynchronize());
+    } catch (...) {
+      cudaFree(data);
+      throw;
+    }
     return static_cast<std::byte*>(data);
   }
   static void release(std::byte* data, index_t /*bytes*/) noexcept { cudaFree(data); }

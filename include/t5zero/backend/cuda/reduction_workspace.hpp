@@ -74,10 +74,8 @@ inline constexpr index_t most_picked_candidates = 128;
   return detail::adafactor_scratch(rows, cols).bytes;
 }
 
-/// Bytes that top_candidates borrows: keys and ids, each twice, where rows are sorted.
-[[nodiscard]] constexpr index_t top_candidates_workspace_bytes(index_t rows, index_t cols,
-                                                               index_t candidates) {
-  if (candidates <= detail::most_picked_candidates) return 0;
+/// Bytes that top_candidates borrows where rows are sorted, so many at a time: keys and ids, each twice.
+[[nodiscard]] constexpr index_t top_candidates_workspace_bytes(index_t rows, index_t cols) {
   return 4 * round_up(rows * cols * 4, 256) + detail::sort_scratch_bytes;
 }
 

@@ -113,8 +113,10 @@ struct split_division {
 }
 
 /// Does the GPU in use have split_matmul's instructions, and is this program compiled for it?
+template <class T = float>
 [[nodiscard]] bool has_split_matmul();
 /// Does split_matmul take this product, on the GPU in use, and is it faster than cuBLASLt?
+template <class T = float>
 [[nodiscard]] bool prefers_split_matmul(transpose transpose_a, matrix_view<const float> a,
                                         transpose transpose_b, matrix_view<const float> b,
                                         matrix_view<float> c);
@@ -122,6 +124,7 @@ struct split_division {
 /// c (+)= alpha op(a) op(b), one launch, deterministic, no workspace. c may not overlap a or b. Throws
 /// contract_error where shapes do not agree or takes_split_matmul says no. `division`: how the product is
 /// cut; without a tile choose_split_division says it.
+template <class T = float>
 void split_matmul(execution& e, transpose transpose_a, matrix_view<const float> a, transpose transpose_b,
                   matrix_view<const float> b, matrix_view<float> c,
                   gradient_mode mode = gradient_mode::overwrite, float alpha = 1.0F,

@@ -6,14 +6,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <map>
-#include <memory>
 #include <tuple>
-#include <type_traits>
-#include <utility>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/graph.hpp>
+#include <t5zero/backend/cuda/handles.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/plan/parameter_table.hpp>
 #include <t5zero/policy/model_size.hpp>
@@ -43,16 +42,15 @@ namespace t5zero::cuda {
 /// the same.
 class step_graphs {
  public:
-  step_graphs() = default;
-  step_graphs(const step_graphs&) = delete;
-  step_graphs& operator=(const step_graphs&) = delete;
-  ~step_graphs() {
-    for (const auto& [key, shape] : shapes_)
-      if (shape.graph != nullptr) cudaGraphExecDestroy(shape.graph);
-  }
-
   /// Device memory that the graphs may take.
   void set_room(index_t bytes) { room_ = bytes; }
+
+  /// Graphs made so far, and those of them that are kept.
+  [[nodiscard]] index_t made() const { return made_; }
+  [[nodiscard]] index_t kept() const {
+    return std::count_if(shapes_.begin(), shapes_.end(),
+                         [](const auto& at) { return at.second.graph != nullptr; });
+  }
 
   /// Submits what `submit` submits to `e` and its branches, which depends on the kind and the padded shape
   /// alone. If it throws while it is captured, nothing was submitted.
@@ -64,7 +62,8 @@ class step_graphs {
     ++shape.uses;
     if (shape.graph == nullptr && !(shape.uses > 1 && may_fit(shape) && capture(e, submit, shape)))
       return submit();
-    check(cudaGraphLaunch(shape.graph, e.stream()));
+    check(cudaGraphLaunch(shape.graph.get(), e.stream()));
+    e.note_barrier();
   }
 
  private:
@@ -72,13 +71,8 @@ class step_graphs {
   struct step_shape {
     index_t uses = 0;
     index_t bytes = 0;  ///< of its graph; 0: not known yet
-    cudaGraphExec_t graph = nullptr;
+    unique_graph_exec graph;
   };
-  struct graph_deleter {
-    void operator()(cudaGraph_t graph) const { cudaGraphDestroy(graph); }
-  };
-  using owned_graph = std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, graph_deleter>;
-
   /// Would there be room for its graph if all gave way that are used half as often?
   [[nodiscard]] bool may_fit(const step_shape& wanted) const {
     index_t bytes = wanted.bytes;
@@ -93,7 +87,7 @@ class step_graphs {
       for (auto& [key, shape] : shapes_)
         if (shape.graph != nullptr && (rarest == nullptr || shape.uses < rarest->uses)) rarest = &shape;
       check(cudaStreamSynchronize(e.stream()));  // it may be on its way
-      check(cudaGraphExecDestroy(std::exchange(rarest->graph, nullptr)));
+      rarest->graph.reset();
       taken_ -= rarest->bytes;
     }
   }
@@ -101,36 +95,30 @@ class step_graphs {
   /// Makes the graph of a shape. False if there is no room for it.
   template <class Submit>
   bool capture(execution& e, const Submit& submit, step_shape& shape) {
-    const owned_graph captured = capture(e, submit);
+    const unique_graph captured = capture_graph(e.stream(), submit);
     std::size_t nodes = 0;
     check(cudaGraphGetNodes(captured.get(), nullptr, &nodes));
     shape.bytes = step_graph_bytes(static_cast<index_t>(nodes));
     if (!may_fit(shape)) return false;
     make_room(e, shape);
-    check(cudaGraphInstantiate(&shape.graph, captured.get(), cudaGraphInstantiateFlagUseNodePriority));
+    cudaGraphExec_t made = nullptr;
+    const cudaError_t status =
+        cudaGraphInstantiate(&made, captured.get(), cudaGraphInstantiateFlagUseNodePriority);
+    if (status == cudaErrorMemoryAllocation) {  // less is free than was planned: no more graphs
+      (void)cudaGetLastError();
+      room_ = taken_;
+      return false;
+    }
+    check(status);
+    shape.graph.reset(made);
+    ++made_;
     taken_ += shape.bytes;
     return true;
   }
-  template <class Submit>
-  static owned_graph capture(execution& e, const Submit& submit) {
-    cudaGraph_t graph = nullptr;
-    check(cudaStreamBeginCapture(e.stream(), cudaStreamCaptureModeThreadLocal));
-    try {
-      submit();
-    } catch (...) {
-      cudaStreamEndCapture(e.stream(), &graph);
-      if (graph != nullptr) cudaGraphDestroy(graph);
-      throw;
-    }
-    const cudaError_t status = cudaStreamEndCapture(e.stream(), &graph);
-    owned_graph result(graph);
-    check(status);
-    return result;
-  }
-
   std::map<step_key, step_shape> shapes_;
   index_t room_ = 0;
   index_t taken_ = 0;  ///< by the graphs that are kept
+  index_t made_ = 0;
 };
 
 }  // namespace t5zero::cuda

@@ -24,17 +24,6 @@ namespace t5zero::cuda {
 template <class T>
 concept token_element = element<T> && sizeof(T) == 2;
 
-/// May a kernel start while the one before it on its stream still runs? It then fetches weights, and waits
-/// for the other's end before it reads or writes anything else. Two conditions: what is before it is a
-/// kernel, not a copy or another stream's event; and the last kernel that wrote the weights lies further
-/// back, with a kernel that was launched without overlap after it. No effect below compute capability 9.0.
-enum class launch_overlap : std::uint8_t { none, previous };
-
-/// May the next kernel of `e` overlap the one before it? Not behind a copy or another stream's event.
-[[nodiscard]] inline launch_overlap overlap_of(execution& e) {
-  return e.take_barrier() ? launch_overlap::none : launch_overlap::previous;
-}
-
 /// The GPU in use; some of its shared memory is left to what kernels declare.
 [[nodiscard]] inline token_device current_token_device() {
   int ordinal = 0;

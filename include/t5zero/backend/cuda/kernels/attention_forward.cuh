@@ -7,10 +7,11 @@
 // them in shared memory. Rows of the matrices are aligned to 16 bytes; they may be columns of wider ones. No
 // aliasing. Overwrites; deterministic: who adds what in which order depends on the batch's host-side extents
 // and the lengths alone. A query without keys has context 0 and log-sum-exp 0. 16-bit products run on tensor
-// cores with fp32 sums, fp32 ones in plain fused multiply-adds. One stream, no workspace. Targets on an H100,
-// to be measured: t5-small, batch 1, 40 tokens, fp16: 3 us (launch, three dependent reads of the second-level
-// cache, one tile); t5-large, 4 sequences of 57, 16 heads: fp16 3.5 us, fp32 6 us; 4 x 1024 tokens, 16 heads:
-// fp16 75 us with dropout (Philox and exponentials bind: 67 M scores), fp32 700 us.
+// cores with fp32 sums, fp32 ones in plain fused multiply-adds. One stream, no workspace.
+//
+// Measured on an H100, in a chain of graph nodes: t5-small, fp16, 48 tokens: 4.4 us (a launch, three
+// dependent reads of the second-level cache, one tile). Floor of 4 x 1024 tokens, 16 heads, fp16 with
+// dropout: 75 us, Philox and the exponentials of 67 million scores.
 #pragma once
 
 #include <t5zero/backend/backend.hpp>
@@ -241,8 +242,8 @@ void launch_attention_forward(execution& e, const attention_inputs<T>& in, matri
     return attention_forward_memory<T, D, Blocking>::bytes(has_bias, reach);
   };
   choose_blocking<attention_tile<T, D>::row_bytes, false>(
-      in.queries.max_length, in.queries.batch, in.n_heads, /*prefers_whole=*/false, shared_bytes,
-      [&]<class Blocking>(Blocking blocking) {
+      in.queries.max_length, in.queries.tokens, in.queries.batch, in.n_heads, /*prefers_whole=*/false,
+      shared_bytes, [&]<class Blocking>(Blocking blocking) {
         const int bytes = shared_bytes(blocking);
         const auto kernel = attention_forward_kernel<T, D, Blocking>;
         const dim3 grid(static_cast<unsigned>(ceil_div(in.queries.max_length, Blocking::own_rows)),

@@ -16,6 +16,7 @@
 #include <t5zero/backend/cuda/kernels/element.cuh>
 #include <t5zero/backend/cuda/kernels/relative_bias.cuh>
 #include <t5zero/backend/cuda/kernels/tensor_core.cuh>
+#include <t5zero/backend/cuda/token_matmul.hpp>
 
 namespace t5zero::cuda::detail {
 
@@ -390,10 +391,10 @@ void check_attention(const attention_inputs<T>& in) {
 }
 
 /// Calls launch(blocking) with the blocking for sequences of at most max_rows rows, among those whose
-/// shared_bytes(blocking) a block may have. prefers_whole: is it worth time that one block has all rows of a
-/// head?
+/// shared_bytes(blocking) a block may have; tokens: of all sequences. prefers_whole: is it worth time that
+/// one block has all rows of a head?
 template <int RowBytes, bool HasWhole, class SharedBytes, class Launch>
-void choose_blocking(index_t max_rows, index_t sequences, index_t n_heads, bool prefers_whole,
+void choose_blocking(index_t max_rows, index_t tokens, index_t sequences, index_t n_heads, bool prefers_whole,
                      const SharedBytes& shared_bytes, const Launch& launch) {
   using blockings = attention_blockings<RowBytes>;
   typename blockings::spread spread;
@@ -402,14 +403,9 @@ void choose_blocking(index_t max_rows, index_t sequences, index_t n_heads, bool 
   // Two for each multiprocessor of a large GPU; short sequences leave most warps of a dense block idle.
   constexpr index_t enough_blocks = 256;
   const bool is_whole = HasWhole && prefers_whole && sequences == 1 && max_rows <= whole.own_rows;
-  const bool is_dense =
-      max_rows > 64 && ceil_div(max_rows, dense.own_rows) * sequences * n_heads >= enough_blocks;
-  int limit = 0;
-  if (is_whole || is_dense) {
-    int ordinal = 0;
-    check(cudaGetDevice(&ordinal));
-    check(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal));
-  }
+  const bool is_dense = max_rows > 64 && tokens > 48 * sequences &&
+                        ceil_div(max_rows, dense.own_rows) * sequences * n_heads >= enough_blocks;
+  const index_t limit = is_whole || is_dense ? current_token_device().shared_bytes : 0;
   if constexpr (HasWhole) {
     if (is_whole && shared_bytes(whole) <= limit) {
       launch(whole);

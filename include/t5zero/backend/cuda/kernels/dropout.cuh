@@ -3,14 +3,13 @@
 // All matrices [tokens, features], any row stride; masks are recomputed from coordinates
 // (backend/dropout.hpp) and never stored. Elementwise, so deterministic; one launch on the execution's
 // stream.
-//   residual_dropout_add  out = x + mask(branch), fp32; out may be x or branch
-//   dropout_backward      grad_branch = mask(grad), fp32 to T; overwrites; may overlap nothing unless T is
-//   fp32 dropout_in_place      x = mask(x) fill_zero             x = 0
+//   residual_dropout_add: out = x + mask(branch), fp32; out may be x or branch.
+//   dropout_backward: grad_branch = mask(grad), fp32 to T; overwrites; overlap is allowed in fp32 alone.
+//   dropout_in_place: x = mask(x). fill_zero: x = 0.
 //
-// Floors at 4.27 TB/s (H200) and targets; what small batches cost is the launch and one trip to the L2:
-//   residual_dropout_add  1024 x 512: 6.3 MB, 1.5 us, target 2.5 us;  4096 x 1024: 50 MB, 11.8 us, target 14
-//   us dropout_backward fp16 1024 x 512: 3.1 MB, 0.7 us, target 2.2 us;  4096 x 1024: 25 MB, 5.9 us, target 8
-//   us
+// Floors at 4.27 TB/s (H200) and targets; what small batches cost is the launch and one trip to the L2.
+//   residual_dropout_add, 1024 x 512: 6.3 MB, 1.5 us, target 2.5 us; 4096 x 1024: 50 MB, 11.8 us, target 14.
+//   dropout_backward, fp16, 1024 x 512: 3.1 MB, 0.7 us, target 2.2 us; 4096 x 1024: 25 MB, 5.9 us, target 8.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -96,6 +96,23 @@ template <class... Parameters>
   return attributes;
 }
 
+/// Lets a kernel have all shared memory that it may ask for on the GPU in use. Does it take clusters?
+template <class... Parameters>
+[[nodiscard]] bool prepare_kernel(void (*kernel)(Parameters...)) {
+  const cudaFuncAttributes facts = attributes_of(kernel);
+  // The same bound for each launch: graphs that hold earlier ones are instantiated under it, too.
+  const auto declared = static_cast<index_t>(facts.sharedSizeBytes);
+  const auto bound =
+      static_cast<int>(current_token_device().shared_bytes - std::max<index_t>(0, declared - 1024));
+  if (facts.maxDynamicSharedSizeBytes < bound)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bound));
+  // A multiprocessor divides its memory into cache and shared memory anew only when it is idle: kernels that
+  // are to meet there must ask for the same division.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared));
+  return takes_clusters(facts);
+}
+
 /// How a kernel is launched.
 struct overlapped_launch {
   dim3 blocks;
@@ -107,18 +124,8 @@ struct overlapped_launch {
 template <class... Parameters>
 void launch(execution& e, void (*kernel)(Parameters...), const overlapped_launch& how,
             const Parameters&... parameters) {
-  const cudaFuncAttributes facts = attributes_of(kernel);
-  const bool modern = takes_clusters(facts);
-  // The same bound at each launch: graphs that hold earlier ones are instantiated under it, too.
-  const auto declared = static_cast<index_t>(facts.sharedSizeBytes);
-  const auto bound =
-      static_cast<int>(current_token_device().shared_bytes - std::max<index_t>(0, declared - 1024));
-  if (how.shared_bytes > 0 && facts.maxDynamicSharedSizeBytes < bound)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bound));
-  // A multiprocessor divides its memory into cache and shared memory anew only when it is idle: kernels that
-  // are to meet there must ask for the same division.
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                             cudaSharedmemCarveoutMaxShared));
+  const bool modern =
+      e.prepared(reinterpret_cast<const void*>(kernel), [&] { return prepare_kernel(kernel); });
   std::array<cudaLaunchAttribute, 2> attributes{};
   cudaLaunchConfig_t config{};
   config.gridDim = how.blocks;

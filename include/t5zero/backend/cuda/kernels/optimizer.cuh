@@ -1,28 +1,28 @@
 // The optimizer's passes over all parameters: conversion, sum of squares of the gradients, AdamW (Loshchilov
 // and Hutter 2019, in PyTorch's order: decay, moments, step).
 //
-// All arrays are contiguous, `count` elements, aligned to 16 bytes; nothing overlaps.
-//   convert         to = from rounded to nearest; overwrites
-//   partial_squares parts[i] overwritten; not finite if any gradient is not. Squares are added in fp32 inside
-//   a
-//                   thread's 64 bytes and in double beyond. The blocks begin with the end of the range: what
-//                   the L2 holds afterwards is the beginning, where the optimizer starts to read.
-//   sum_parts       *result overwritten
-//   adamw           master, first, second updated in place, weights (16-bit copies, or null) overwritten;
-//                   nothing changes where params->applies is false. Scalars are read on the GPU: nothing
-//                   waits for the host. Weight decay is on between boundaries 2 k and 2 k + 1: a block counts
-//                   once how many lie before it, while its loads are under way, and looks closer only where
-//                   one lies inside it.
-//   adamw_rows      weights of the rows that ids name as adamw will leave them: the same bits, whatever of
-//                   the two writes last. An id outside the table, or one that comes twice, does no harm.
-// Deterministic; on the execution's stream; one launch each.
+// All arrays are contiguous, `count` elements, aligned to 16 bytes; nothing overlaps. Deterministic; on the
+// execution's stream; one launch each.
+//   convert: to = from rounded to nearest; overwrites.
+//   partial_squares: parts[i] overwritten; not finite if any gradient is not. Squares are added in fp32
+//   inside
+//     a thread's 64 bytes and in double beyond. The blocks begin with the end of the range: what the L2 holds
+//     afterwards is the beginning, where the optimizer starts to read.
+//   sum_parts: *result overwritten.
+//   adamw: master, first, second updated in place, weights (16-bit copies, or null) overwritten; nothing
+//     changes where params->applies is false. Scalars are read on the GPU: nothing waits for the host. Weight
+//     decay is on between boundaries 2 k and 2 k + 1: a block counts once how many lie before it, while its
+//     loads are under way, and looks closer only where one lies inside it.
+//   adamw_rows: weights of the rows that ids name as adamw will leave them: the same bits, whatever of the
+//   two
+//     writes last. An id outside the table, or one that comes twice, does no harm.
 //
-// Floors at 4.27 TB/s (H200) and targets:
-//   adamw           28 bytes an element:  t5-small 1.69 GB, 397 us, target 430 us; t5-large 20.7 GB, 4.84 ms,
-//   target
-//                   5.2 ms (with 16-bit gradients and copies as with fp32 ones and none)
-//   partial_squares t5-small fp16 121 MB, 28 us, target 34 us; t5-large fp32 2.95 GB, 0.69 ms, target 0.75 ms
-//   convert         t5-small to fp16 363 MB, 85 us, target 95 us
+// Floors at 4.27 TB/s (H200) and targets.
+//   adamw, 28 bytes an element, t5-small: 1.69 GB, 397 us, target 430 us; t5-large: 20.7 GB, 4.84 ms, target
+//     5.2 ms (with 16-bit gradients and copies as with fp32 ones and none). Beside the forward it takes
+//     longer.
+//   partial_squares, t5-small fp16: 121 MB, 28 us, target 34 us; t5-large fp32: 2.95 GB, 0.69 ms, target
+//   0.75. convert, t5-small to fp16: 363 MB, 85 us, target 95 us.
 #pragma once
 
 #include <cuda_runtime_api.h>

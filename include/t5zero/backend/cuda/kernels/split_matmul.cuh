@@ -289,27 +289,32 @@ void launch_split_matmul(execution& e, split_problem problem, split_division div
   });
 }
 
-[[nodiscard]] inline bool has_split_matmul() {
+}  // namespace detail
+
+template <class T>
+bool has_split_matmul() {
+  static_assert(std::is_same_v<T, float>);
   constexpr int cols = split_tiles[0].cols;
+  constexpr auto kernel =
+      detail::split_matmul_kernel<cols, detail::operand_layout::depth, detail::operand_layout::depth>;
   return current_token_device().shared_bytes >= split_shared_bytes &&
-         takes_warpgroups(
-             attributes_of(split_matmul_kernel<cols, operand_layout::depth, operand_layout::depth>));
+         detail::takes_warpgroups(detail::attributes_of(kernel));
 }
 
-[[nodiscard]] inline bool prefers_split_matmul(transpose transpose_a, const matrix_view<const float>& a,
-                                               transpose transpose_b, const matrix_view<const float>& b,
-                                               const matrix_view<float>& c) {
+template <class T>
+bool prefers_split_matmul(transpose transpose_a, matrix_view<const float> a, transpose transpose_b,
+                          matrix_view<const float> b, matrix_view<float> c) {
   const index_t depth = transpose_a == transpose::yes ? a.rows : a.cols;
   return takes_split_matmul(transpose_a, a, transpose_b, b, c) &&
          split_matmul_is_faster(c.rows, c.cols, depth, current_token_device().multiprocessors) &&
-         has_split_matmul();
+         has_split_matmul<T>();
 }
 
 /// split_matmul.hpp has the contract.
-inline void split_matmul(execution& e, transpose transpose_a, const matrix_view<const float>& a,
-                         transpose transpose_b, const matrix_view<const float>& b,
-                         const matrix_view<float>& c, gradient_mode mode, float alpha,
-                         split_division division) {
+template <class T>
+void split_matmul(execution& e, transpose transpose_a, matrix_view<const float> a, transpose transpose_b,
+                  matrix_view<const float> b, matrix_view<float> c, gradient_mode mode, float alpha,
+                  split_division division) {
   const bool ta = transpose_a == transpose::yes;
   const bool tb = transpose_b == transpose::yes;
   require((ta ? a.cols : a.rows) == c.rows && (tb ? b.rows : b.cols) == c.cols &&
@@ -318,23 +323,24 @@ inline void split_matmul(execution& e, transpose transpose_a, const matrix_view<
   require(takes_split_matmul(transpose_a, a, transpose_b, b, c),
           "cuda::split_matmul: sizes, strides or addresses are not multiples of 16 bytes");
   if (c.rows == 0 || c.cols == 0) return;
-  const split_problem problem{.a = a,
-                              .b = b,
-                              .c = c,
-                              .alpha = alpha,
-                              .accumulates = mode == gradient_mode::accumulate,
-                              .row_tiles = 0,
-                              .col_tiles = 0,
-                              .parts = 0,
-                              .part_slabs = 0};
+  const detail::split_problem problem{.a = a,
+                                      .b = b,
+                                      .c = c,
+                                      .alpha = alpha,
+                                      .accumulates = mode == gradient_mode::accumulate,
+                                      .row_tiles = 0,
+                                      .col_tiles = 0,
+                                      .parts = 0,
+                                      .part_slabs = 0};
   if (ta)
-    launch_split_matmul<operand_layout::rows, operand_layout::rows>(e, problem, division);
+    detail::launch_split_matmul<detail::operand_layout::rows, detail::operand_layout::rows>(e, problem,
+                                                                                            division);
   else if (tb)
-    launch_split_matmul<operand_layout::depth, operand_layout::depth>(e, problem, division);
+    detail::launch_split_matmul<detail::operand_layout::depth, detail::operand_layout::depth>(e, problem,
+                                                                                              division);
   else
-    launch_split_matmul<operand_layout::depth, operand_layout::rows>(e, problem, division);
+    detail::launch_split_matmul<detail::operand_layout::depth, detail::operand_layout::rows>(e, problem,
+                                                                                             division);
 }
-
-}  // namespace detail
 
 }  // namespace t5zero::cuda

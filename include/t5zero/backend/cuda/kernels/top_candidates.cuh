@@ -19,6 +19,7 @@
 #include <cub/device/device_segmented_radix_sort.cuh>
 #include <cuda/std/iterator>
 
+#include <algorithm>
 #include <cstdint>
 
 #include <t5zero/backend/cuda/check.hpp>
@@ -193,8 +194,7 @@ inline void sort_candidates(execution& e, matrix_view<const float> values, matri
   constexpr int threads = 256;
   const index_t size = values.rows * values.cols;
   const index_t part = round_up(size * 4, 256);
-  std::byte* const memory =
-      e.workspace(top_candidates_workspace_bytes(values.rows, values.cols, scores.cols));
+  std::byte* const memory = e.workspace(top_candidates_workspace_bytes(values.rows, values.cols));
   auto* const first_keys = reinterpret_cast<std::uint32_t*>(memory);
   auto* const second_keys = reinterpret_cast<std::uint32_t*>(memory + part);
   auto* const first_ids = reinterpret_cast<std::int32_t*>(memory + 2 * part);
@@ -240,7 +240,15 @@ inline void top_candidates(execution& e, matrix_view<const float> values, matrix
           "cuda::top_candidates: the shapes do not agree");
   if (scores.rows == 0 || scores.cols == 0) return;
   if (scores.cols > detail::most_picked_candidates) {
-    detail::sort_candidates(e, values, scores, ids);
+    // As many rows at a time as there is workspace for, at least one.
+    index_t rows = values.rows;
+    while (rows > 1 && top_candidates_workspace_bytes(rows, values.cols) > e.workspace_bytes())
+      rows = (rows + 1) / 2;
+    for (index_t first = 0; first < values.rows; first += rows) {
+      const index_t count = std::min(rows, values.rows - first);
+      detail::sort_candidates(e, values.row_block(first, count), scores.row_block(first, count),
+                              ids.row_block(first, count));
+    }
     return;
   }
   detail::with_block_row(values.cols, detail::takes_packs(values, 4), [&](auto resident, auto whole) {
