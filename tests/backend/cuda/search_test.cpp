@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "backend/cuda/device_machine.hpp"
@@ -167,9 +168,11 @@ TEST_CASE("cuda: a search's next tokens are ranked as on the CPU", "[cuda]") {
   device_machine gpu;
   host_machine cpu;
   for (const index_t cols : {index_t{7}, index_t{1003}, index_t{32128}, index_t{50260}}) {
-    for (const index_t beams : {index_t{1}, index_t{3}}) {
+    // 40 candidates are more than the blocks of a cluster divide among them.
+    for (const auto& [beams, count] : {std::pair<index_t, index_t>{1, 1}, {3, 6}, {3, 40}}) {
+      if (count > cols) continue;
       for (const index_t least : {index_t{0}, index_t{2}}) {
-        CAPTURE(cols, beams, least);
+        CAPTURE(cols, beams, count, least);
         t5zero::search_rules rules;
         rules.beams = beams;
         rules.max_length = 10;
@@ -177,7 +180,6 @@ TEST_CASE("cuda: a search's next tokens are ranked as on the CPU", "[cuda]") {
         rules.end_id = 3;
         const search_pair search(2, rules);
         const index_t rows = 2 * beams;
-        const index_t count = beams == 1 ? 1 : 2 * beams;
         auto logits = random_elements(rows * cols, 8, 3.0F);
         for (index_t row = 0; row < rows; ++row) logits[static_cast<std::size_t>(row * cols + 3)] = 20.0F;
         const auto device_logits = on_device(logits);

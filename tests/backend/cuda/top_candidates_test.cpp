@@ -69,6 +69,13 @@ TEST_CASE("cuda: the best tokens of a row, descending, ties to the lower id", "[
   }
 }
 
+TEST_CASE("cuda: more rows than there is workspace for are sorted some at a time", "[cuda]") {
+  if (!has_gpu()) return;
+  device_machine gpu(index_t{1} << 20);
+  for (const index_t rows : {index_t{1}, index_t{2}, index_t{7}})
+    check_candidates(gpu, random_elements(rows * 32128, 5), rows, 32128, 300);
+}
+
 TEST_CASE("cuda: rows of equal, infinite and undefined values still have an order", "[cuda]") {
   if (!has_gpu()) return;
   device_machine gpu;
