@@ -73,6 +73,7 @@ class step_graphs {
     index_t bytes = 0;  ///< of its graph; 0: not known yet
     unique_graph_exec graph;
   };
+
   /// Would there be room for its graph if all gave way that are used half as often?
   [[nodiscard]] bool may_fit(const step_shape& wanted) const {
     index_t bytes = wanted.bytes;
@@ -115,6 +116,7 @@ class step_graphs {
     taken_ += shape.bytes;
     return true;
   }
+
   std::map<step_key, step_shape> shapes_;
   index_t room_ = 0;
   index_t taken_ = 0;  ///< by the graphs that are kept
