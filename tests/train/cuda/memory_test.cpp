@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <string>
 #include <vector>
 
 #include "backend/cuda/device_machine.hpp"
@@ -58,4 +59,26 @@ TEST_CASE("the GPU's memory in use is what was planned, graphs included", "[cuda
   static_cast<void>(trains(false));  // the driver's context, and code that is loaded when it is needed
   CHECK(trains(false) == Approx(1.0).margin(0.01));
   CHECK(trains(true) == Approx(1.0).margin(0.05));
+}
+
+TEST_CASE("a model that the kernels do not take is refused before anything is allocated", "[cuda]") {
+  const auto refusal = [](t5zero::model_shape shape) -> std::string {
+    try {
+      static_cast<void>(t5zero::plan_memory<backend, t5zero::fp16>(shape, {}));
+    } catch (const t5zero::input_error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  t5zero::model_shape shape = t5zero::t5_small::shape;
+  CHECK(refusal(shape).empty());
+  shape.d_kv = 136;
+  CHECK(refusal(shape) == "the CUDA backend takes no model of this shape: d_kv is at most 128");
+  shape = t5zero::t5_small::shape;
+  shape.n_buckets = 4;
+  shape.n_heads = 1;
+  CHECK(refusal(shape).find("n_buckets times n_heads") != std::string::npos);
+  shape = t5zero::t5_small::shape;
+  shape.d_model = 8192;
+  CHECK(refusal(shape).find("d_model") != std::string::npos);
 }
