@@ -46,7 +46,7 @@ void measure_generation(const t5zero::tokenized_dataset& data, const generation_
   options.generation = generation.shape(t5zero::t5_small::shape.vocab_size);
   const t5zero::batch_shape largest = data.largest_batch(asked.batch);
   t5zero::trainer<run> trainer(t5zero::t5_small::shape, largest, options);
-  const index_t context = std::max(index_t{0}, machine.used_bytes() - trainer.allocated_bytes());
+  const index_t context = context_bytes(machine, trainer);
   trainer.initialize(0);
   t5zero::micro_batch batch(largest);
   std::vector<double> milliseconds;

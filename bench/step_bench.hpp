@@ -53,7 +53,7 @@ void measure(const t5zero::tokenized_dataset& data, const step_work& work, const
   for (index_t step = 0; step < work.steps; ++step)
     largest = largest.covering(data.shape_of(examples_of(step)));
   t5zero::trainer<Run> trainer(Run::model::shape, largest, options);
-  const index_t context = std::max(index_t{0}, machine.used_bytes() - trainer.allocated_bytes());
+  const index_t context = context_bytes(machine, trainer);
   trainer.initialize(0);
   t5zero::micro_batch batch(largest);
   std::vector<double> milliseconds;

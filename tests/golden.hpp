@@ -106,6 +106,18 @@ struct ragged_batch {
   }
 };
 
+/// All fp32 weights of a trainer, tensor after tensor.
+template <class Trainer>
+std::vector<float> weights_of(const Trainer& trainer) {
+  std::vector<float> all;
+  for (const auto& row : trainer.parameters()) {
+    std::vector<float> values(static_cast<std::size_t>(row.count()));
+    trainer.read(row, values.data());
+    all.insert(all.end(), values.begin(), values.end());
+  }
+  return all;
+}
+
 inline void add_row(ragged_batch& batch, const std::vector<std::int32_t>& source,
                     const std::vector<std::int32_t>& target) {
   const auto row = static_cast<std::uint32_t>(batch.source_offsets.size()) - 1;

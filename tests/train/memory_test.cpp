@@ -81,13 +81,7 @@ std::vector<float> train(int threads, t5zero::trainer_options options = {}) {
   const long at_the_end = t5zero_test::allocation_count();
   CHECK(skipped == 0);
   CHECK(at_the_end == after_first);
-  std::vector<float> weights;
-  for (const t5zero::parameter_row& row : trainer.parameters()) {
-    std::vector<float> values(static_cast<std::size_t>(row.count()));
-    trainer.read(row, values.data());
-    weights.insert(weights.end(), values.begin(), values.end());
-  }
-  return weights;
+  return golden::weights_of(trainer);
 }
 
 }  // namespace

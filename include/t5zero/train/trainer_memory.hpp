@@ -20,9 +20,9 @@ class trainer_memory {
   using element_type = typename Run::param_type;
   using backend = typename Run::backend;
 
-  /// Throws capacity_error if the memory is not to be had.
+  /// `plan` outlives it. Throws capacity_error if the memory is not to be had.
   explicit trainer_memory(const memory_plan& plan)
-      : plan_(plan), arena_(plan.arena_bytes), host_arena_(plan.host_bytes) {}
+      : plan_(&plan), arena_(plan.arena_bytes), host_arena_(plan.host_bytes) {}
 
   [[nodiscard]] std::byte* data() const { return arena_.data(); }
   [[nodiscard]] index_t bytes() const { return arena_.bytes(); }
@@ -36,12 +36,12 @@ class trainer_memory {
     return host_arena_.template at<T>(where);
   }
 
-  [[nodiscard]] element_type* weights() const { return at<element_type>(plan_.weights); }
+  [[nodiscard]] element_type* weights() const { return at<element_type>(plan_->weights); }
   /// The fp32 weights that the optimizer steps: masters, or the weights themselves; null in a 16-bit
   /// evaluation.
   [[nodiscard]] float* wide_weights() const {
     if constexpr (Run::precision::has_master_weights)
-      return at<float>(plan_.master_weights);
+      return at<float>(plan_->master_weights);
     else
       return weights();
   }
@@ -49,18 +49,18 @@ class trainer_memory {
   [[nodiscard]] element_type* published(index_t first) const {
     return Run::precision::has_master_weights ? weights() + first : nullptr;
   }
-  [[nodiscard]] float* first_moments() const { return at<float>(plan_.first_moments); }
-  [[nodiscard]] float* second_moments() const { return at<float>(plan_.second_moments); }
+  [[nodiscard]] float* first_moments() const { return at<float>(plan_->first_moments); }
+  [[nodiscard]] float* second_moments() const { return at<float>(plan_->second_moments); }
   /// From an element on; their type is the plan's.
   [[nodiscard]] const std::byte* gradients(index_t first = 0) const {
-    return at<std::byte>(plan_.gradients) + first * byte_size(plan_.gradient_type);
+    return at<std::byte>(plan_->gradients) + first * byte_size(plan_->gradient_type);
   }
 
-  [[nodiscard]] step_state* state() const { return at<step_state>(plan_.step); }
+  [[nodiscard]] step_state* state() const { return at<step_state>(plan_->step); }
   /// Parts of the gradients' sum of squares.
-  [[nodiscard]] double* squares() const { return at<double>(plan_.squares); }
+  [[nodiscard]] double* squares() const { return at<double>(plan_->squares); }
   /// Of the micro-batches.
-  [[nodiscard]] loss_sums* losses() const { return at<loss_sums>(plan_.losses); }
+  [[nodiscard]] loss_sums* losses() const { return at<loss_sums>(plan_->losses); }
   /// What an update did, for the host; by the slot of an update in flight.
   [[nodiscard]] update_outcome* outcome(index_t slot) const {
     return reinterpret_cast<update_outcome*>(outcome_at(slot));
@@ -74,10 +74,11 @@ class trainer_memory {
   static_assert(sizeof(step_state) <= step_state_bytes && sizeof(loss_sums) == loss_sums_bytes &&
                 sizeof(update_outcome) <= update_outcome_bytes);
   [[nodiscard]] std::byte* outcome_at(index_t slot) const {
-    return on_host_at<std::byte>(plan_.outcomes) + slot * (plan_.outcomes.bytes / backend::updates_in_flight);
+    return on_host_at<std::byte>(plan_->outcomes) +
+           slot * (plan_->outcomes.bytes / backend::updates_in_flight);
   }
 
-  memory_plan plan_;
+  const memory_plan* plan_;
   arena<typename backend::memory> arena_;
   arena<typename backend::host_memory> host_arena_;
 };

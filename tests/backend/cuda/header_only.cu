@@ -4,27 +4,13 @@
 #include <cmath>
 #include <cstdint>
 #include <iostream>
-#include <string_view>
 #include <vector>
 
-namespace {
-
-struct t5_tiny {
-  static constexpr std::string_view name = "t5-tiny";
-  static constexpr t5zero::model_shape shape{.d_model = 64,
-                                             .d_kv = 16,
-                                             .d_ff = 128,
-                                             .n_heads = 4,
-                                             .n_encoder_layers = 2,
-                                             .n_decoder_layers = 2,
-                                             .vocab_size = 384};
-};
-
-}  // namespace
+#include "golden_models.hpp"
 
 int main() {
   using t5zero::index_t;
-  using run = t5zero::run<t5_tiny, t5zero::zero_2, t5zero::fp32, t5zero::cuda::backend>;
+  using run = t5zero::run<golden::tiny_relu, t5zero::zero_2, t5zero::fp32, t5zero::cuda::backend>;
   if (!run::backend::is_available()) {
     std::cerr << "skipped: no GPU\n";
     return 4;
@@ -38,7 +24,7 @@ int main() {
   batch.source_ids = batch.decoder_ids = batch.labels = ids.data();
   t5zero::trainer_options options;
   options.dropout_rate = 0.0F;
-  t5zero::trainer<run> trainer(t5_tiny::shape, t5zero::batch_shape::of_lengths(1, 3, 3), options);
+  t5zero::trainer<run> trainer(golden::tiny_relu::shape, t5zero::batch_shape::of_lengths(1, 3, 3), options);
   trainer.initialize(1);
   const double before = trainer.train_micro_batch(batch);
   trainer.update(1e-2);

@@ -1,5 +1,6 @@
 // The fused products of few tokens against the CPU's operations, one after another.
 #include <t5zero/backend/cpu/operations.hpp>
+#include <t5zero/backend/cuda/graph.hpp>
 #include <t5zero/backend/cuda/token_matmul.hpp>
 
 #include <array>
@@ -413,17 +414,14 @@ TEST_CASE("cuda: overlapping products of few tokens wait for each other", "[cuda
     submit(launch_overlap::previous);
     CHECK(same_bits(x.download(), expected));
   }
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t executable = nullptr;
-  t5zero::cuda::check(cudaStreamBeginCapture(gpu.main().stream(), cudaStreamCaptureModeThreadLocal));
-  submit(launch_overlap::previous);
-  t5zero::cuda::check(cudaStreamEndCapture(gpu.main().stream(), &graph));
-  t5zero::cuda::check(cudaGraphInstantiate(&executable, graph, 0));
+  const auto graph =
+      t5zero::cuda::capture_graph(gpu.main().stream(), [&] { submit(launch_overlap::previous); });
+  cudaGraphExec_t made = nullptr;
+  t5zero::cuda::check(cudaGraphInstantiate(&made, graph.get(), 0));
+  const t5zero::cuda::unique_graph_exec executable(made);
   for (int run = 0; run < 20; ++run) {
     x.upload(start);
-    t5zero::cuda::check(cudaGraphLaunch(executable, gpu.main().stream()));
+    t5zero::cuda::check(cudaGraphLaunch(executable.get(), gpu.main().stream()));
     CHECK(same_bits(x.download(), expected));
   }
-  cudaGraphExecDestroy(executable);
-  cudaGraphDestroy(graph);
 }

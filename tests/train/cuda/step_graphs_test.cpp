@@ -2,8 +2,6 @@
 // are recomputed: the weights' bits are those of plain launches.
 #include <t5zero/cuda.hpp>
 
-#include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -71,15 +69,8 @@ trained train(const plan_of_test& how) {
     }
   }
   while (trainer.outstanding() > 0) (void)trainer.next_result();
-  trained result;
-  for (const t5zero::parameter_row& row : trainer.parameters()) {
-    std::vector<float> values(static_cast<std::size_t>(row.count()));
-    trainer.read(row, values.data());
-    result.weights.insert(result.weights.end(), values.begin(), values.end());
-  }
-  result.graphs_made = trainer.device().graphs().made();
-  result.graphs_kept = trainer.device().graphs().kept();
-  return result;
+  const t5zero::cuda::step_graphs& graphs = trainer.device().graphs();
+  return {golden::weights_of(trainer), graphs.made(), graphs.kept()};
 }
 
 /// Three layers, so that a recomputed one lies between two others; with few tokens its sublayers are fused.
@@ -92,15 +83,6 @@ struct three_layers {
   }();
 };
 
-/// Weights whose bits differ, or all if the numbers of weights do.
-std::size_t differing(const std::vector<float>& a, const std::vector<float>& b) {
-  if (a.size() != b.size()) return std::max(a.size(), b.size());
-  std::size_t count = 0;
-  for (std::size_t i = 0; i < a.size(); ++i)
-    count += std::bit_cast<std::uint32_t>(a[i]) != std::bit_cast<std::uint32_t>(b[i]) ? 1 : 0;
-  return count;
-}
-
 }  // namespace
 
 TEMPLATE_TEST_CASE("graphs, no graphs, and evaluations between updates: the same bits", "[cuda]",
@@ -110,14 +92,14 @@ TEMPLATE_TEST_CASE("graphs, no graphs, and evaluations between updates: the same
     plan_of_test how{.uses_graphs = false, .accumulation = accumulation};
     const trained expected = train<Model, TestType>(how);
     CHECK(expected.graphs_made == 0);
-    CHECK(differing(train<Model, TestType>(how).weights, expected.weights) == 0);
+    CHECK(t5zero_test::same_bits(train<Model, TestType>(how).weights, expected.weights));
     how.uses_graphs = true;
     const trained replayed = train<Model, TestType>(how);
     CHECK(replayed.graphs_kept > 1);
     CHECK(replayed.graphs_made > replayed.graphs_kept);  // some gave way
-    CHECK(differing(replayed.weights, expected.weights) == 0);
+    CHECK(t5zero_test::same_bits(replayed.weights, expected.weights));
     how.evaluates = true;
-    CHECK(differing(train<Model, TestType>(how).weights, expected.weights) == 0);
+    CHECK(t5zero_test::same_bits(train<Model, TestType>(how).weights, expected.weights));
   };
   check(golden::tiny_relu{}, 1);
   check(golden::tiny_gated{}, 2);
@@ -129,7 +111,7 @@ TEMPLATE_TEST_CASE("recomputed activations on a GPU: the same bits", "[cuda]", t
   for (const index_t longest : {index_t{60}, index_t{300}}) {
     CAPTURE(longest);
     const trained expected = train<three_layers, TestType>({.longest = longest});
-    CHECK(differing(train<three_layers, TestType>({.recomputes = true, .longest = longest}).weights,
-                    expected.weights) == 0);
+    CHECK(t5zero_test::same_bits(
+        train<three_layers, TestType>({.recomputes = true, .longest = longest}).weights, expected.weights));
   }
 }

@@ -73,45 +73,50 @@ inline float range_maximum(const float* from, index_t count) {
   return maximum;
 }
 
-/// Sums term(i) over the whole vectors i = 0, vector_width, ... of a range: sums of short pieces, so that it
-/// is as accurate for a vocabulary as for a sentence.
-template <class Term>
-inline float_vector sum_of_vectors(index_t count, const Term& term) {
+namespace detail {
+
+/// Sum of exp(values[i] - shift): of sums of short pieces, so that it is as accurate for a vocabulary as for
+/// a sentence. keep(i, lanes, exponentials) takes those of elements i, ..., i + lanes - 1, in order.
+template <class Keep>
+inline float sum_of_exponentials(const float* values, index_t count, float shift, const Keep& keep) {
   constexpr index_t piece = 32 * vector_width;
   const index_t whole = count / vector_width * vector_width;
   float_vector total{};
   for (index_t first = 0; first < whole; first += piece) {
     const index_t end = std::min(whole, first + piece);
     float_vector sums{};
-    for (index_t i = first; i < end; i += vector_width) sums += term(i);
+    for (index_t i = first; i < end; i += vector_width) {
+      const float_vector value = exp(load(values + i) - shift);
+      keep(i, vector_width, value);
+      sums += value;
+    }
     total += sums;
   }
-  return total;
+  if (whole < count) {
+    // exp(-1e4) is 0: lanes beyond the range add nothing.
+    const float_vector value = exp(load_partial(values + whole, count - whole, shift - 1e4F) - shift);
+    keep(whole, count - whole, value);
+    total += value;
+  }
+  return horizontal_sum(total);
 }
+
+}  // namespace detail
 
 /// values[i] = exp(values[i] - shift); returns their sum.
 inline float exponentiate_range(float* values, index_t count, float shift) {
-  float_vector sums = sum_of_vectors(count, [&](index_t i) {
-    const float_vector value = exp(load(values + i) - shift);
-    store(values + i, value);
-    return value;
-  });
-  const index_t i = count / vector_width * vector_width;
-  if (i < count) {
-    // exp(-1e4) is 0: lanes beyond the range add nothing.
-    const float_vector value = exp(detail::load_partial(values + i, count - i, shift - 1e4F) - shift);
-    detail::store_partial(values + i, count - i, value);
-    sums += value;
-  }
-  return detail::horizontal_sum(sums);
+  return detail::sum_of_exponentials(values, count, shift,
+                                     [&](index_t i, index_t lanes, const float_vector& exponentials) {
+                                       if (lanes == vector_width)
+                                         store(values + i, exponentials);
+                                       else
+                                         detail::store_partial(values + i, lanes, exponentials);
+                                     });
 }
 
 /// Sum of exp(values[i] - shift).
 inline float sum_of_exponentials(const float* values, index_t count, float shift) {
-  float_vector sums = sum_of_vectors(count, [&](index_t i) { return exp(load(values + i) - shift); });
-  const index_t i = count / vector_width * vector_width;
-  if (i < count) sums += exp(detail::load_partial(values + i, count - i, shift - 1e4F) - shift);
-  return detail::horizontal_sum(sums);
+  return detail::sum_of_exponentials(values, count, shift, [](index_t, index_t, const float_vector&) {});
 }
 
 /// Sum of floats, in double.

@@ -113,6 +113,12 @@ template <class... Parameters>
   return takes_clusters(facts);
 }
 
+/// The same, asked once for each kernel of a device.
+template <class... Parameters>
+[[nodiscard]] bool takes_clusters(const execution& e, void (*kernel)(Parameters...)) {
+  return e.prepared(reinterpret_cast<const void*>(kernel), [&] { return prepare_kernel(kernel); });
+}
+
 /// How a kernel is launched.
 struct overlapped_launch {
   dim3 blocks;
@@ -124,8 +130,7 @@ struct overlapped_launch {
 template <class... Parameters>
 void launch(execution& e, void (*kernel)(Parameters...), const overlapped_launch& how,
             const Parameters&... parameters) {
-  const bool modern =
-      e.prepared(reinterpret_cast<const void*>(kernel), [&] { return prepare_kernel(kernel); });
+  const bool modern = takes_clusters(e, kernel);
   std::array<cudaLaunchAttribute, 2> attributes{};
   cudaLaunchConfig_t config{};
   config.gridDim = how.blocks;

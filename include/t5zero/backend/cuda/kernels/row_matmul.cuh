@@ -256,8 +256,7 @@ void row_matmul(execution& e, const matrix_view<const T>& weight, const Rows& ro
   const int multiprocessors = current_token_device().multiprocessors;
   const auto submit = [&](auto features, auto chunks, auto groups, auto divided) {
     const auto kernel = row_matmul_kernel<T, features(), chunks(), groups(), divided(), Rows, Result>;
-    require(!divided() || takes_clusters(attributes_of(kernel)),
-            "cuda::row_matmul: the depth needs clusters of blocks");
+    require(!divided() || takes_clusters(e, kernel), "cuda::row_matmul: the depth needs clusters of blocks");
     const index_t tiles = ceil_div(weight.rows, index_t{row_matmul_warps * features()});
     const index_t blocks = Result::takes_many_tiles ? std::min<index_t>(tiles, 4 * multiprocessors) : tiles;
     launch(e, kernel,

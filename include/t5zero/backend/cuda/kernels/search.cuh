@@ -300,7 +300,7 @@ void operations<T>::rank_tokens(execution& e, const search_arrays& search, index
           "cuda::rank_tokens: the shapes do not agree");
   if (scores.rows == 0 || scores.cols == 0) return;
   if (logits.cols <= detail::most_divided_tokens && scores.cols <= detail::most_divided_candidates &&
-      detail::takes_clusters(detail::attributes_of(detail::rank_divided_kernel<false>))) {
+      detail::takes_clusters(e, detail::rank_divided_kernel<false>)) {
     detail::with_packs(detail::takes_packs(logits, 4), [&](auto whole) {
       detail::launch(e, detail::rank_divided_kernel<whole()>,
                      {.blocks = dim3(static_cast<unsigned>(logits.rows * detail::rank_parts)),

@@ -220,7 +220,7 @@ void copied_rows_matmul(execution& e, const matrix_view<const T>& a, const matri
   with_token_block<Weight>(tile, [&](auto block) {
     using block_type = decltype(block);
     const auto kernel = copied_rows_kernel<block_type, T, Result>;
-    const int cluster = takes_clusters(attributes_of(kernel)) ? division.parts : 1;
+    const int cluster = takes_clusters(e, kernel) ? division.parts : 1;
     launch(e, kernel,
            {.blocks = dim3(static_cast<unsigned>(ceil_div(cols, tile.cols()) * cluster),
                            static_cast<unsigned>(ceil_div(a.rows, tile.rows()))),
