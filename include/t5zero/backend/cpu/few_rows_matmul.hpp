@@ -86,17 +86,18 @@ inline void dot_products(const A* a, index_t a_stride, const B* b, index_t b_str
       float_vector left = load(a + i * a_stride + k);
       keep_in_register(left);
 #pragma GCC unroll 4
-      for (index_t j = 0; j < Cols; ++j) lanes[i][j] += left * right[j];
+      for (index_t j = 0; j < Cols; ++j) lanes[i][j] = multiply_add(left, right[j], lanes[i][j]);
+    }
+  }
+  if (k < depth) {
+    for (index_t i = 0; i < Rows; ++i) {
+      const float_vector left = load_first(a + i * a_stride + k, depth - k);
+      for (index_t j = 0; j < Cols; ++j)
+        lanes[i][j] = multiply_add(left, load_first(b + j * b_stride + k, depth - k), lanes[i][j]);
     }
   }
 #pragma GCC unroll 8
   for (index_t i = 0; i < Rows; ++i) sums_of_lanes<Cols>(lanes[i], sums[i]);
-  for (; k < depth; ++k) {
-    for (index_t i = 0; i < Rows; ++i) {
-      for (index_t j = 0; j < Cols; ++j)
-        sums[i][j] += static_cast<float>(a[i * a_stride + k]) * static_cast<float>(b[j * b_stride + k]);
-    }
-  }
 }
 
 template <index_t Rows, index_t Cols, prefetch Fetch, element A, element B, element C>

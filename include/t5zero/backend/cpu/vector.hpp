@@ -5,7 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__AVX512F__) || defined(__F16C__)
+#if defined(__AVX512F__) || defined(__F16C__) || defined(__FMA__)
 #include <immintrin.h>
 #endif
 
@@ -54,6 +54,28 @@ inline float_vector load(const T* from) {
 #endif
   }
   return result;
+}
+
+/// a b + c, rounded once where the instruction set can: always the same, while a compiler fuses `a * b + c`
+/// or does not as it sees fit (GCC does not in chains of them on some processors).
+inline float_vector multiply_add(float_vector a, float_vector b, float_vector c) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<float_vector>(
+      _mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+#elif defined(__AVX__) && defined(__FMA__)
+  return reinterpret_cast<float_vector>(
+      _mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+#else
+  return a * b + c;
+#endif
+}
+
+/// The first `count` of them, fewer than vector_width; zeros behind.
+template <element T>
+inline float_vector load_first(const T* from, index_t count) {
+  float values[vector_width] = {};
+  for (index_t i = 0; i < count; ++i) values[i] = static_cast<float>(from[i]);
+  return load(values);
 }
 
 /// vector_width elements to `to`, unaligned, rounded to nearest, ties to even.
