@@ -1,13 +1,15 @@
 #!/bin/sh
 # Every test case of a CUDA test program under compute-sanitizer, each case a process of its own.
-#   tests/sanitize.sh <test program> [tools] [seconds a case] [cases at a time]
+#   tests/sanitize.sh <test program> [tools] [seconds a case] [cases at a time] [part/parts]
 # Prints one line for each tool: how many cases were clean, found something, or ran out of time, and the names and
-# first report lines of those that were not clean. Exit code: 1 if a case was not clean.
+# first report lines of those that were not clean. With 2/3 it takes every third case, from the second on. Stopped by
+# SIGTERM it reports on the cases that have ended. Exit code: 1 if a case was not clean, or did not end.
 set -u
 program=${1:?usage: tests/sanitize.sh <test program> [tools] [seconds a case] [cases at a time]}
 tools=${2:-"memcheck racecheck initcheck synccheck"}
 seconds=${3:-120}
 jobs=${4:-8}
+part=${5:-1/1}
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
 export program seconds log T5ZERO_UNDER_SANITIZER=1
@@ -37,18 +39,20 @@ echo "$(($(date +%s) - start)) s $name" >>"$log/$tool.times"
 CASE
 
 command -v compute-sanitizer >/dev/null || { echo "sanitize: there is no compute-sanitizer on the PATH" >&2; exit 2; }
-"$program" --list-test-names-only >"$log/names"
+"$program" --list-test-names-only |
+  awk -v part="${part%/*}" -v parts="${part#*/}" 'NF && ++cases % parts == part % parts' >"$log/names"
 cases=$(grep -c . "$log/names")
 [ "$cases" -gt 0 ] || { echo "sanitize: $program names no test cases" >&2; exit 2; }
 status=0
-for tool in $tools; do
-  awk -v tool="$tool" '{ printf "%d%c%s%c%s%c", NR, 0, tool, 0, $0, 0 }' "$log/names" |
-    xargs -0 -r -n 3 -P "$jobs" sh "$log/one_case"
+
+# report <tool>: what its cases came to.
+report() {
+  tool=$1
   for verdict in clean skipped timeout unclean; do
     eval "$verdict=$(find "$log" -name "$tool.*.$verdict" | wc -l)"
   done
-  echo "$tool: $clean clean, $skipped skipped, $timeout out of time, $unclean not clean; longest:" \
-    "$(sort -rn "$log/$tool.times" | head -1)"
+  echo "$tool: $clean of $cases clean, $skipped skipped, $timeout out of time, $unclean not clean; longest:" \
+    "$(sort -rn "$log/$tool.times" 2>/dev/null | head -1)"
   if [ "$clean" -eq 0 ] || [ $((clean + skipped + timeout + unclean)) -ne "$cases" ]; then
     status=1
     echo "  not every case came to a verdict, or all were skipped"
@@ -60,5 +64,16 @@ for tool in $tools; do
     grep -E -A4 "^========= [A-Z]|FAILED|skipped" "${bad%.*}.out" | grep -vE "COMPUTE-SANITIZER|Host Frame" |
       awk '!seen[$0]++' | head -12
   done
+}
+
+status=0
+for tool in $tools; do
+  # In the background, so that a signal is heard at once.
+  awk -v tool="$tool" '{ printf "%d%c%s%c%s%c", NR, 0, tool, 0, $0, 0 }' "$log/names" |
+    xargs -0 -r -n 3 -P "$jobs" sh "$log/one_case" &
+  trap 'report "$tool"; exit 1' TERM
+  wait $!
+  trap - TERM
+  report "$tool"
 done
 exit $status
