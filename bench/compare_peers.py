@@ -39,9 +39,11 @@ GPU_STEPS = [("t5-small zero2 fp16 b1", "t5-small", "fp16", 1, False, ["eager", 
              ("t5-3b zero3 fp16 b1", "t5-3b", "fp16", 1, False, ["half", "compiled"])]
 ENGINE = {"t5-small zero2 fp16 b1": "ds_config_zero2.json", "t5-large zero2 fp32 b4": "ds_config_zero2.json",
           "t5-3b zero3 fp16 b1": "ds_config_zero3.json"}
-# executable, ZeRO stage, model, precision, batch, updates
-CURVES = [("t5_small_zero2_fp16", 2, "t5-small", "fp16", 1, 500), ("t5_small_plain", 0, "t5-small", "fp32", 4, 100),
-          ("t5_large_zero2", 2, "t5-large", "fp32", 4, 100), ("t5_3b_zero3_fp16", 3, "t5-3b", "fp16", 1, 50)]
+# executable, ZeRO stage, model, precision, batch, updates, dropout
+CURVES = [("t5_small_zero2_fp16", 2, "t5-small", "fp16", 1, 500, 0.0),
+          ("t5_small_plain", 0, "t5-small", "fp32", 4, 100, 0.0),
+          ("t5_large_zero2", 2, "t5-large", "fp32", 4, 100, 0.0), ("t5_3b_zero3_fp16", 3, "t5-3b", "fp16", 1, 50, 0.0),
+          ("t5_small_zero2_fp16", 2, "t5-small", "fp16", 1, 500, 0.1)]
 
 
 def run(command, **more):
@@ -62,7 +64,6 @@ class comparison:
     def __init__(self, arguments):
         self.arguments = arguments
         self.data = ["--train-file", arguments.train_file, "--spiece", arguments.spiece]
-        self.curves = {}
         self.agrees = True
 
     def peer(self, task, **options):
@@ -132,11 +133,11 @@ class comparison:
                 peers.append(self.peer("generate", batch=4, beams=beams, steps=3))
             self.add(work, ours, {"transformers": peers})
 
-    def curves_of(self, executable, stage, model, precision, batch, updates):
-        """Losses of the documented run beside PyTorch's from the same weights, without dropout."""
+    def curves_of(self, work, executable, stage, model, precision, batch, updates, dropout):
+        """Losses of the documented run beside PyTorch's from the same weights."""
         with tempfile.TemporaryDirectory() as place:
             weights, output = os.path.join(place, "weights"), os.path.join(place, "output")
-            self.peer("weights", model=model, out=weights)
+            self.peer("weights", model=model, dropout=dropout, out=weights)
             flags = ["--fp16"] if precision == "fp16" else []
             if stage > 0:  # the stage alone: optimizer and schedule stay the Trainer's, as PyTorch's are here
                 config = os.path.join(place, "ds_config.json")
@@ -160,63 +161,99 @@ class comparison:
                             seconds_to_first = round(time.perf_counter() - start, 3)
                 says.seek(0)
                 if process.returncode != 0 or seconds_to_first is None:
-                    return self.failed(executable, says.read())
+                    return self.failed(work, says.read())
             with open(os.path.join(output, "trainer_state.json"), encoding="utf-8") as file:
                 ours = [float(e["loss"]) for e in json.load(file)["log_history"] if "loss" in e]
             peer = self.peer("curves", precision=precision, weights=weights, batch=batch, steps=updates)
             if peer is None:
-                return self.failed(executable, "its peer failed")
-            # Of 16 bits PyTorch's fp32 is the truth, of fp32 its double: rounding grows from step to step, in PyTorch
-            # as here, so that is what both are measured from.
-            exact_name = "fp64" if precision == "fp32" else "fp32"
-            exact, rounded = peer[exact_name], peer[precision]
-            away = [abs(a - b) for a, b in zip(ours, exact)]
-            peer_away = [abs(a - b) for a, b in zip(rounded, exact)]
-            result = {"curve": executable, "updates": len(ours), "seconds_to_first_step": seconds_to_first,
-                      "mean_difference": statistics.mean(away), "peer_mean_difference": statistics.mean(peer_away)}
-            if precision == "fp32":
-                largest = result["largest_difference_50"] = max(abs(a - b) for a, b in zip(ours[:50], rounded))
-                result["within_1e-4"] = largest <= 1e-4
-                result["peer_largest_from_fp64_50"] = max(peer_away[:50])
-                # Losses are logged with four decimals.
-                near = largest <= max(1e-4, 1.5 * (result["peer_largest_from_fp64_50"] + 5e-5))
-            else:
-                near = result["mean_difference"] <= 1.5 * result["peer_mean_difference"]
+                return self.failed(work, "its peer failed")
+            result = {"work": work, "run": executable, "commit": self.arguments.commit, "updates": len(ours),
+                      "seconds_to_first_step": seconds_to_first}
+            near = masked_alike(ours, *peer.values(), result) if dropout > 0 else \
+                rounded_alike(precision, ours, *peer.values(), result)
             result["agrees"] = len(ours) == updates and near
             self.agrees = self.agrees and result["agrees"]
-            self.curves[f"{model} {precision} b{batch}"] = {
-                "PyTorch " + exact_name: exact, "t5zero " + precision: ours, "PyTorch " + precision: rounded}
             print(json.dumps(result), flush=True)
+            if self.arguments.plot:
+                lines = {"PyTorch " + name: line for name, line in peer.items()}
+                lines["t5zero " + precision] = ours
+                losses = os.path.splitext(self.arguments.plot)[0] + ".json"
+                save(losses, {**result, "losses":
+                              {name: [round(loss, 6) for loss in line] for name, line in lines.items()}})
+                plot(losses, self.arguments.plot)
 
     def failed(self, work, says):
         print(json.dumps({"failed": work, "says": says[-600:]}), flush=True)
         self.agrees = False
 
     def compare_curves(self):
-        for curve in CURVES:
-            if self.selected(curve[0]):
-                self.curves_of(*curve)
+        for executable, stage, model, precision, batch, updates, dropout in CURVES:
+            work = f"{model} {precision} b{batch}" + (f", dropout {dropout}" if dropout > 0 else "")
+            if self.selected(work):
+                self.curves_of(work, executable, stage, model, precision, batch, updates, dropout)
 
-    def plot(self, path):
-        import matplotlib
 
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
+def rounded_alike(precision, ours, exact, rounded, result):
+    """Whether our losses are as near to more exact ones as PyTorch's are. Of 16 bits PyTorch's fp32 is the truth, of
+    fp32 its double: rounding grows from step to step, in PyTorch as here, so that is what both are measured from."""
+    away = [abs(a - b) for a, b in zip(ours, exact)]
+    peer_away = [abs(a - b) for a, b in zip(rounded, exact)]
+    result.update(mean_difference=statistics.mean(away), peer_mean_difference=statistics.mean(peer_away))
+    if precision != "fp32":
+        return result["mean_difference"] <= 1.5 * result["peer_mean_difference"]
+    largest = max(abs(a - b) for a, b in zip(ours[:50], rounded))
+    result.update({"largest_difference_50": largest, "within_1e-4": largest <= 1e-4,
+                   "largest_from_fp64_50": max(away[:50]), "peer_largest_from_fp64_50": max(peer_away[:50])})
+    # Losses are logged with four decimals.
+    return max(away[:50]) <= max(1e-4, 1.5 * (max(peer_away[:50]) + 5e-5))
 
-        figure, places = pyplot.subplots(2, len(self.curves), squeeze=False, figsize=(5 * len(self.curves), 7))
-        for (title, lines), (upper, lower) in zip(self.curves.items(), zip(*places)):
-            exact = next(iter(lines))
-            for name, losses in lines.items():
-                upper.plot(range(1, len(losses) + 1), losses, label=name, linewidth=1)
-                if name != exact:
-                    lower.semilogy(range(1, len(losses) + 1),
-                                   [abs(a - b) + 1e-9 for a, b in zip(losses, lines[exact])], label=name, linewidth=1)
-            upper.set(title=title, xlabel="update", ylabel="loss")
-            lower.set(xlabel="update", ylabel="distance from " + exact)
-            upper.legend()
-            lower.legend()
-        figure.tight_layout()
-        figure.savefig(path, dpi=80)
+
+def masked_alike(ours, peer, again, once_more, unmasked, result):
+    """Whether the mean of our last 100 losses differs from that of PyTorch's three seeds within the noise: three
+    standard errors of the differences on the same sentences, or what two of the seeds differ by. `tells_dropout`: would
+    PyTorch without dropout be told apart?"""
+    peers = [peer[-100:], again[-100:], once_more[-100:]]
+    middle = [statistics.mean(losses) for losses in zip(*peers)]
+
+    def distance(losses):
+        differences = [a - b for a, b in zip(losses[-100:], middle)]
+        return statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
+
+    means = [statistics.mean(losses) for losses in peers]
+    mean, error = distance(ours)
+    noise = max(3 * error, max(means) - min(means))
+    result.update(mean_difference_100=mean, standard_error=error, spread_of_seeds=max(means) - min(means),
+                  without_dropout_100=distance(unmasked)[0])
+    result["tells_dropout"] = abs(result["without_dropout_100"]) > noise
+    return abs(mean) <= noise
+
+
+def plot(losses, path):
+    """Draws the curves of a JSON file that curves_of has written."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with open(losses, encoding="utf-8") as file:
+        curves = json.load(file)
+    figure, places = pyplot.subplots(2, len(curves), squeeze=False, figsize=(5 * len(curves), 7))
+    for curve, (upper, lower) in zip(curves, zip(*places)):
+        exact_name, *others = curve["losses"]
+        exact = curve["losses"][exact_name]
+        updates = range(1, len(exact) + 1)
+        upper.plot(updates, exact, label=exact_name, linewidth=1)
+        for name in others:
+            line, = upper.plot(updates, curve["losses"][name], label=name, linewidth=1)
+            lower.semilogy(updates, [abs(a - b) + 1e-9 for a, b in zip(curve["losses"][name], exact)], label=name,
+                           linewidth=1, color=line.get_color())
+        upper.set(title=f"{curve['work']} ({curve['run']})", xlabel="update", ylabel="loss")
+        lower.set(xlabel="update", ylabel="distance from " + exact_name)
+        upper.legend()
+        lower.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
 
 
 def save(path, row):
@@ -257,7 +294,7 @@ def main():
     parser.add_argument("--steps", type=int, default=0, help="timed steps of a process")
     parser.add_argument("--rounds", type=int, default=0, help="processes of each side; 3 on the CPU, 1 on a GPU")
     parser.add_argument("--results", help="JSON file that takes the rows in")
-    parser.add_argument("--plot", help="image of the loss curves")
+    parser.add_argument("--plot", help="image of the loss curves; the losses lie beside it as JSON and are added to")
     parser.add_argument("--commit", default="", help="what was measured, for the rows")
     parser.add_argument("--table", help="prints the rows of a JSON file as Markdown, and that is all")
     arguments = parser.parse_args()
@@ -277,8 +314,6 @@ def main():
         compared.generate()
     if "curves" in arguments.what:
         compared.compare_curves()
-        if arguments.plot and compared.curves:
-            compared.plot(arguments.plot)
     return 0 if compared.agrees else 1
 
 

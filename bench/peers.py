@@ -2,7 +2,7 @@
 """What users run today, as processes that compare_peers.py starts: T5 of transformers on PyTorch, and DeepSpeed's
 engine. Each prints one JSON line.
 
-  bench/peers.py weights  --model t5-small --out DIR           random weights of the real size, dropout 0
+  bench/peers.py weights  --model t5-small --out DIR           random weights of the real size
   bench/peers.py step     --model t5-small --precision fp16 --mode eager ...
   bench/peers.py curves   --weights DIR --precision fp16 ...   the loss of each step, in the Trainer's order
   bench/peers.py generate --model t5-small --beams 4 ...
@@ -152,24 +152,31 @@ def time_steps(arguments):
 
 
 def save_weights(arguments):
-    model_of(arguments, dropout=0.0).save_pretrained(arguments.out)
+    model_of(arguments, arguments.dropout).save_pretrained(arguments.out)
     shutil.copy(arguments.spiece, os.path.join(arguments.out, "spiece.model"))
     print(json.dumps({"weights": arguments.out}))
 
 
 def loss_curves(arguments):
-    """In --precision and in the next more exact one: fp32 beside 16 bits, fp64 beside fp32."""
+    """In --precision and in the next more exact one: fp32 beside 16 bits, fp64 beside fp32. Of weights with dropout,
+    three times in --precision, with three seeds, and once without dropout."""
     order = torch.randperm(500, generator=torch.Generator().manual_seed(42)).tolist()
+    precision = arguments.precision
+    names = ["fp64" if precision == "fp32" else "fp32", precision]
+    if transformers.T5Config.from_pretrained(arguments.weights).dropout_rate > 0:
+        names = [precision, precision + " again", precision + " once more", precision + " without dropout"]
     curves = {}
-    for precision in ["fp64" if arguments.precision == "fp32" else "fp32", arguments.precision]:
-        arguments.precision = precision
-        model = transformers.T5ForConditionalGeneration.from_pretrained(arguments.weights)
-        if precision == "fp64":
+    for seed, name in enumerate(names):
+        arguments.precision = name.split()[0]
+        model = transformers.T5ForConditionalGeneration.from_pretrained(
+            arguments.weights, **({"dropout_rate": 0.0} if "without" in name else {}))
+        if arguments.precision == "fp64":
             model.double()
+        torch.manual_seed(seed)
         step = training_step(arguments, model.to(arguments.device).train())
         losses = [step(batch, 5e-5 * (1 - i / arguments.steps)).detach()
                   for i, batch in zip(range(arguments.steps), sentences(arguments, order))]
-        curves[precision] = [loss.item() for loss in losses]
+        curves[name] = [loss.item() for loss in losses]
         del model, step
     print(json.dumps(curves))
 
@@ -250,6 +257,7 @@ def main():
     parser.add_argument("--train-file", help="JSON lines with translation.en and translation.ro")
     parser.add_argument("--spiece", help="SentencePiece model with 32100 ids")
     parser.add_argument("--config", help="engine: DeepSpeed's configuration")
+    parser.add_argument("--dropout", type=float, default=0.0, help="weights: the model's rate")
     parser.add_argument("--weights", help="curves: a model directory")
     parser.add_argument("--out", help="weights: where they go")
     arguments = parser.parse_args()
