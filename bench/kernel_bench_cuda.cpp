@@ -140,6 +140,11 @@ void measure_kernels(const model_shape& shape, index_t batch, index_t length) {
   measure(e, "attention_backward, cross", [&] { backward(cross); });
   const auto grad_norm = gradient_view{memory.take<float>(d), dtype::f32, gradient_mode::overwrite, 1, d};
   measure(e, "rms_norm_backward", [&] { ops::rms_norm_backward(e, x, x, norm, inverse, out, grad_norm); });
+  measure(e, "rms_norm_dropout_backward", [&] {
+    ops::rms_norm_dropout_backward(e, x, x, norm, inverse, out, grad_norm, dropout, tokens, normed);
+  });
+  measure(e, "relu_gradient_matmul",
+          [&] { ops::relu_gradient_matmul(e, normed, wo, hidden, dropout, grad_hidden); });
   measure(e, "matmul qkv",
           [&] { ops::template matmul<T, T, T>(e, transpose::no, normed, transpose::yes, qkv, projected); });
   measure(e, "matmul wo",

@@ -77,10 +77,11 @@ struct decode_attention_inputs {
 
 /// What a rank's device is made with.
 struct device_options {
-  int threads = 1;           ///< of the CPU
-  int ordinal = 0;           ///< of the GPU, as CUDA counts the visible ones
-  bool allows_tf32 = false;  ///< may matmuls round fp32 operands to TF32?
-  index_t graph_bytes = 0;   ///< that graphs of a GPU's steps may take; 0: each step is launched
+  int threads = 1;                ///< of the CPU
+  int ordinal = 0;                ///< of the GPU, as CUDA counts the visible ones
+  bool allows_tf32 = false;       ///< may matmuls round fp32 operands to TF32?
+  bool overlaps_launches = true;  ///< may a GPU's kernel start before the one in front of it has ended?
+  index_t graph_bytes = 0;        ///< that graphs of a GPU's steps may take; 0: each step is launched
 };
 
 /// Side streams of an execution, by the work that runs on them: gradients of weights, which nothing waits for
@@ -117,6 +118,14 @@ template <class B>
 concept says_its_scratch_sets = requires {
   { B::scratch_sets } -> std::convertible_to<index_t>;
 };
+/// How the optimizer and the gradients' norm are cut into pieces, and whether they run beside the steps.
+template <class B>
+concept paces_its_optimizer = requires(index_t count) {
+  { B::overlaps_optimizer } -> std::convertible_to<bool>;
+  { B::least_optimizer_piece } -> std::convertible_to<index_t>;
+  { B::least_squares_bytes } -> std::convertible_to<index_t>;
+  { B::square_parts(count) } -> std::same_as<index_t>;
+};
 template <class B, class P>
 concept plans_its_workspace = requires(model_shape shape, batch_shape batch) {
   { B::template workspace_bytes<P>(shape, batch, 1) } -> std::same_as<index_t>;
@@ -136,8 +145,8 @@ concept supports_precision = B::template supports<P>;
 
 /// Backend B can run precision policy P.
 template <class B, class P>
-concept backend_for =
-    precision_policy<P> && supports_precision<B, P> && has_execution<B> && has_sublayers<B, P> &&
-    plans_its_workspace<B, P> && checks_shapes<B> && plans_its_graphs<B> && says_its_scratch_sets<B>;
+concept backend_for = precision_policy<P> && supports_precision<B, P> && has_execution<B> &&
+    has_sublayers<B, P> && plans_its_workspace<B, P> && checks_shapes<B> && plans_its_graphs<B> &&
+    says_its_scratch_sets<B> && paces_its_optimizer<B>;
 
 }  // namespace t5zero

@@ -1,6 +1,8 @@
 // T5's decoder: embedding, blocks of causal self-attention, cross-attention and feed-forward, final norm.
 #pragma once
 
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include <t5zero/model/activations.hpp>
@@ -119,9 +121,11 @@ class decoder {
       sink.complete(final_norm_);
     }
     const auto bias = source.acquire(bias_);
+    // Of the layer after: the gradient of its first norm is left to the first sublayer here.
+    std::optional<decltype(source.acquire(bias_))> after;
     for (index_t i = shape.n_decoder_layers - 1; i >= 0; --i) {
       const auto& layer = layers_[static_cast<std::size_t>(i)];
-      const auto lease = source.acquire(layer.all);
+      auto lease = source.acquire(layer.all);
       const weight_views<T> weights{lease.data(), layer.all.first};
       // The last layer's activations are still those of the forward.
       if (saved.recomputes() && i + 1 < shape.n_decoder_layers) {
@@ -132,24 +136,27 @@ class decoder {
                                        feed_forward_places(dropout, i), saved.decoder_stream(3 * i + 2, n),
                                        saved.decoder_feed_forward(i, n), saved.scratch(),
                                        feed_forward_gradients_of(sink, shape, layer), grad);
+      after.reset();
+      sink.complete(layer.feed_forward_completes);
       Sublayers::cross_attention_backward(
           execution, shape, tokens, batch.source, weights.cross_attention(shape, layer),
           key_value_of_layer(key_value, i, shape.inner_dim()), cross_places(dropout, i),
           saved.decoder_stream(3 * i + 1, n), saved.cross_attention(i, n), saved.scratch(),
           cross_attention_gradients_of(sink, shape, layer),
           key_value_of_layer(grad_key_value, i, shape.inner_dim()), grad);
+      sink.complete(layer.cross_completes);
       Sublayers::self_attention_backward(
           execution, shape, attention_mask::causal, tokens, weights.self_attention(shape, layer, bias.data()),
           self_places(dropout, i), saved.decoder_stream(3 * i, n), saved.decoder_attention(i, n),
           saved.scratch(), self_attention_gradients_of(sink, shape, layer, bias_), grad);
-      // A norm's gradient may be left to the sublayer after it.
-      if (i + 1 < shape.n_decoder_layers) sink.complete(layers_[static_cast<std::size_t>(i + 1)].all);
+      sink.complete(layer.self_completes);
+      after.emplace(std::move(lease));
     }
     Sublayers::embed_backward(execution, batch.decoder_ids, tokens,
                               place(dropout, 0, dropout_place::embedding),
                               Sublayers::whole_stream_gradient(execution, grad),
                               sink.accumulator(embedding_, shape.vocab_size, shape.d_model));
-    sink.complete(layers_.front().all);
+    sink.complete(layers_.front().self_norm);
     sink.complete(bias_);
   }
 

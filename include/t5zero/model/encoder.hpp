@@ -2,6 +2,8 @@
 // output to the keys and values of every decoder layer.
 #pragma once
 
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include <t5zero/model/activations.hpp>
@@ -88,9 +90,11 @@ class encoder {
       sink.complete(final_norm_);
     }
     const auto bias = source.acquire(bias_);
+    // Of the layer after: the gradient of its first norm is left to the first sublayer here.
+    std::optional<decltype(source.acquire(bias_))> after;
     for (index_t i = shape.n_encoder_layers - 1; i >= 0; --i) {
       const auto& layer = layers_[static_cast<std::size_t>(i)];
-      const auto lease = source.acquire(layer.all);
+      auto lease = source.acquire(layer.all);
       const weight_views<T> weights{lease.data(), layer.all.first};
       // The last layer's activations are still those of the forward.
       if (saved.recomputes() && i + 1 < shape.n_encoder_layers) {
@@ -101,18 +105,20 @@ class encoder {
                                        feed_forward_places(dropout, i), saved.encoder_stream(2 * i + 1, n),
                                        saved.encoder_feed_forward(i, n), saved.scratch(),
                                        feed_forward_gradients_of(sink, shape, layer), grad);
+      after.reset();
+      sink.complete(layer.feed_forward_completes);
       Sublayers::self_attention_backward(
           execution, shape, attention_mask::full, tokens, weights.self_attention(shape, layer, bias.data()),
           attention_places(dropout, i), saved.encoder_stream(2 * i, n), saved.encoder_attention(i, n),
           saved.scratch(), self_attention_gradients_of(sink, shape, layer, bias_), grad);
-      // A norm's gradient may be left to the sublayer after it.
-      if (i + 1 < shape.n_encoder_layers) sink.complete(layers_[static_cast<std::size_t>(i + 1)].all);
+      sink.complete(layer.self_completes);
+      after.emplace(std::move(lease));
     }
     Sublayers::embed_backward(execution, batch.source_ids, tokens,
                               place(dropout, 0, dropout_place::embedding),
                               Sublayers::whole_stream_gradient(execution, grad),
                               sink.accumulator(embedding_, shape.vocab_size, shape.d_model));
-    sink.complete(layers_.front().all);
+    sink.complete(layers_.front().self_norm);
     sink.complete(bias_);
   }
 

@@ -14,6 +14,9 @@ struct layer_ranges {
   parameter_range self_norm, self_qkv, self_o;
   parameter_range cross_norm, cross_q, cross_o;  ///< decoder only
   parameter_range feed_forward_norm, wi, wo;
+  /// Whose gradients are complete once the backward of a sublayer is submitted: its matrices and the norm of
+  /// the sublayer after it, for a norm's gradient may be left to the sublayer before.
+  parameter_range self_completes, cross_completes, feed_forward_completes;
 };
 
 /// From the first element of `first` to the last of `last`.
@@ -28,15 +31,22 @@ constexpr layer_ranges find_layer(const model_shape& shape, parameter_stack stac
   ranges.self_norm = find(self_norm).range();
   ranges.self_qkv = span_of(find(self_q), find(self_v));
   ranges.self_o = find(self_o).range();
-  if (stack == parameter_stack::decoder) {
+  const bool is_decoder = stack == parameter_stack::decoder;
+  if (is_decoder) {
     ranges.cross_norm = find(cross_norm).range();
     ranges.cross_q = find(cross_q).range();
     ranges.cross_o = find(cross_o).range();
+    ranges.cross_completes = span_of(find(cross_q), find(feed_forward_norm));
   }
   ranges.feed_forward_norm = find(feed_forward_norm).range();
   ranges.wi = shape.gated() ? span_of(find(wi_0), find(wi_1)) : find(wi).range();
   ranges.wo = find(wo).range();
   ranges.all = span_of(find(self_norm), find(wo));
+  const index_t layers = is_decoder ? shape.n_decoder_layers : shape.n_encoder_layers;
+  const parameter_row after_layer =
+      layer + 1 < layers ? find_parameter(shape, stack, layer + 1, self_norm) : find(wo);
+  ranges.self_completes = span_of(find(self_q), find(is_decoder ? cross_norm : feed_forward_norm));
+  ranges.feed_forward_completes = span_of(find(shape.gated() ? wi_0 : wi), after_layer);
   return ranges;
 }
 

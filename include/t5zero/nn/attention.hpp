@@ -6,6 +6,7 @@
 #pragma once
 
 #include <t5zero/backend/backend.hpp>
+#include <t5zero/nn/stream_gradient.hpp>
 #include <t5zero/nn/sublayer_scratch.hpp>
 #include <t5zero/tensor/ragged_view.hpp>
 #include <t5zero/tensor/tensor_view.hpp>
@@ -125,19 +126,19 @@ void self_attention_forward(Execution& execution, const model_shape& shape, atte
   Ops::residual_dropout_add(execution, x, branch, dropout.output, tokens, x_out);
 }
 
-/// grad: [tokens, d_model], gradient of x_out on entry, of x on return.
+/// grad: gradient of x_out on entry, of x on return.
 template <class Ops, element T, class Execution>
 void self_attention_backward(Execution& execution, const model_shape& shape, attention_mask mask,
                              const ragged_view& tokens, const self_attention_weights<T>& weights,
                              const attention_dropout& dropout, matrix_view<const float> x,
                              const attention_state<T>& state, const sublayer_scratch<T>& all_scratch,
-                             const self_attention_gradients& gradients, matrix_view<float> grad) {
+                             const self_attention_gradients& gradients, stream_gradient<T>& grad) {
   const index_t inner = shape.inner_dim();
   // What still reads this set of buffers is the gradient of an earlier sublayer's weights.
   const sublayer_scratch<T> scratch = all_scratch.of(branch_of::self_attention);
   execution.join(branch_of::self_attention);
   const matrix_view<T> grad_branch = scratch.grad_branch(x.rows);
-  Ops::dropout_backward(execution, grad, dropout.output, tokens, grad_branch);
+  begin_sublayer_backward<Ops>(execution, grad, dropout.output, tokens, grad_branch);
   const matrix_view<T> normed = scratch.normed(x.rows);
   Execution& beside = execution.fork(branch_of::self_attention);
   Ops::template matmul<T, T>(beside, transpose::yes, grad_branch, transpose::no, state.context, gradients.o);
@@ -154,10 +155,10 @@ void self_attention_backward(Execution& execution, const model_shape& shape, att
                           grad_projected.column_block(2 * inner, inner), gradients.relative_bias);
   Ops::template matmul<T, T>(execution.fork(branch_of::self_attention), transpose::yes, grad_projected,
                              transpose::no, normed, gradients.qkv);
-  const matrix_view<float> grad_normed = scratch.branch(x.rows);
+  const matrix_view<float> grad_normed = all_scratch.pending_grad_normed(x.rows);
   Ops::template matmul<T, T, float>(execution, transpose::no, grad_projected, transpose::no, weights.qkv,
                                     grad_normed);
-  Ops::rms_norm_backward(execution, grad_normed, x, weights.norm, state.inverse_rms, grad, gradients.norm);
+  grad.leave_norm(grad_normed, x, weights.norm, state.inverse_rms, gradients.norm);
 }
 
 /// As self_attention_forward; the keys and values were projected for all layers at once.
@@ -187,11 +188,11 @@ void cross_attention_backward(Execution& execution, const model_shape& shape, co
                               matrix_view<const float> x, const attention_state<T>& state,
                               const sublayer_scratch<T>& all_scratch,
                               const cross_attention_gradients& gradients,
-                              const cross_key_value<T>& grad_key_value, matrix_view<float> grad) {
+                              const cross_key_value<T>& grad_key_value, stream_gradient<T>& grad) {
   const sublayer_scratch<T> scratch = all_scratch.of(branch_of::cross_attention);
   execution.join(branch_of::cross_attention);
   const matrix_view<T> grad_branch = scratch.grad_branch(x.rows);
-  Ops::dropout_backward(execution, grad, dropout.output, queries, grad_branch);
+  begin_sublayer_backward<Ops>(execution, grad, dropout.output, queries, grad_branch);
   const matrix_view<T> normed = scratch.normed(x.rows);
   Execution& beside = execution.fork(branch_of::cross_attention);
   Ops::template matmul<T, T>(beside, transpose::yes, grad_branch, transpose::no, state.context, gradients.o);
@@ -207,10 +208,10 @@ void cross_attention_backward(Execution& execution, const model_shape& shape, co
       matrix_view<float>{});
   Ops::template matmul<T, T>(execution.fork(branch_of::cross_attention), transpose::yes, grad_query,
                              transpose::no, normed, gradients.q);
-  const matrix_view<float> grad_normed = scratch.branch(x.rows);
+  const matrix_view<float> grad_normed = all_scratch.pending_grad_normed(x.rows);
   Ops::template matmul<T, T, float>(execution, transpose::no, grad_query, transpose::no, weights.q,
                                     grad_normed);
-  Ops::rms_norm_backward(execution, grad_normed, x, weights.norm, state.inverse_rms, grad, gradients.norm);
+  grad.leave_norm(grad_normed, x, weights.norm, state.inverse_rms, gradients.norm);
 }
 
 }  // namespace t5zero::nn

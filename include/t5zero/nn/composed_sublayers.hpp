@@ -30,15 +30,17 @@ struct composed_sublayers {
     Ops::embedding_backward(execution, ids, tokens, dropout, grad, grad_table);
   }
 
-  /// The gradient of the residual stream, which sublayers' backward takes and changes. Here it is a matrix; a
-  /// backend may leave a part of it to be added by the next sublayer.
+  /// The gradient of the residual stream, which sublayers' backward takes and changes.
   template <class Activations>
-  static matrix_view<float> begin_stream_gradient(const Activations& saved, index_t tokens) {
-    return saved.grad_stream(0, tokens);
+  static stream_gradient<T> begin_stream_gradient(const Activations& saved, index_t tokens) {
+    stream_gradient<T> result;
+    result.value = saved.grad_stream(0, tokens);
+    return result;
   }
   template <class Execution>
-  static matrix_view<float> whole_stream_gradient(Execution& /*execution*/, matrix_view<float> grad) {
-    return grad;
+  static matrix_view<float> whole_stream_gradient(Execution& execution, stream_gradient<T>& grad) {
+    finish_norm<Ops>(execution, grad);
+    return grad.value;
   }
 
   template <class... Args>
@@ -88,11 +90,12 @@ struct composed_sublayers {
   static void final_norm_backward(Execution& execution, const ragged_view& tokens,
                                   vector_view<const T> weight, const dropout_site& dropout,
                                   matrix_view<const float> x, vector_view<const float> inverse_rms,
-                                  matrix_view<float> grad_out, matrix_view<float> grad,
+                                  matrix_view<float> grad_out, stream_gradient<T>& grad,
                                   const gradient_view& grad_weight) {
+    require(!grad.has_norm(), "final_norm_backward: the gradient of another stack's norm was left");
     if (dropout.active()) Ops::dropout_in_place(execution, grad_out, dropout, tokens);
-    Ops::fill_zero(execution, grad);
-    Ops::rms_norm_backward(execution, grad_out, x, weight, inverse_rms, grad, grad_weight);
+    Ops::fill_zero(execution, grad.value);
+    Ops::rms_norm_backward(execution, grad_out, x, weight, inverse_rms, grad.value, grad_weight);
   }
 
   /// The beginning of a generation step.

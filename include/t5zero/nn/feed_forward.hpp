@@ -3,6 +3,7 @@
 #pragma once
 
 #include <t5zero/backend/backend.hpp>
+#include <t5zero/nn/stream_gradient.hpp>
 #include <t5zero/nn/sublayer_scratch.hpp>
 #include <t5zero/tensor/ragged_view.hpp>
 #include <t5zero/tensor/tensor_view.hpp>
@@ -56,18 +57,18 @@ void feed_forward_forward(Execution& execution, const model_shape& shape, const 
   Ops::residual_dropout_add(execution, x, branch, dropout.output, tokens, x_out);
 }
 
-/// grad: [tokens, d_model], gradient of x_out on entry, of x on return.
+/// grad: gradient of x_out on entry, of x on return.
 template <class Ops, element T, class Execution>
 void feed_forward_backward(Execution& execution, const model_shape& shape, const ragged_view& tokens,
                            const feed_forward_weights<T>& weights, const feed_forward_dropout& dropout,
                            matrix_view<const float> x, const feed_forward_state<T>& state,
                            const sublayer_scratch<T>& all_scratch, const feed_forward_gradients& gradients,
-                           matrix_view<float> grad) {
+                           stream_gradient<T>& grad) {
   // What still reads this set of buffers is the gradient of an earlier sublayer's weights.
   const sublayer_scratch<T> scratch = all_scratch.of(branch_of::feed_forward);
   execution.join(branch_of::feed_forward);
   const matrix_view<T> grad_branch = scratch.grad_branch(x.rows);
-  Ops::dropout_backward(execution, grad, dropout.output, tokens, grad_branch);
+  begin_sublayer_backward<Ops>(execution, grad, dropout.output, tokens, grad_branch);
   matrix_view<T> activated = state.hidden;
   if (shape.gated()) {
     activated = scratch.activated(x.rows);
@@ -77,22 +78,22 @@ void feed_forward_backward(Execution& execution, const model_shape& shape, const
   Execution& beside = execution.fork(branch_of::feed_forward);
   Ops::template matmul<T, T>(beside, transpose::yes, grad_branch, transpose::no, activated, gradients.wo);
   Ops::rms_norm_forward(beside, x, weights.norm, shape.epsilon, normed, /*inverse_rms=*/vector_view<float>{});
-  const matrix_view<T> grad_activated = scratch.grad_activated(x.rows);
-  Ops::template matmul<T, T, T>(execution, transpose::no, grad_branch, transpose::no, weights.wo,
-                                grad_activated);
   const matrix_view<T> grad_hidden = scratch.grad_hidden(x.rows);
   if (shape.gated()) {
+    const matrix_view<T> grad_activated = scratch.grad_activated(x.rows);
+    Ops::template matmul<T, T, T>(execution, transpose::no, grad_branch, transpose::no, weights.wo,
+                                  grad_activated);
     Ops::gated_gelu_dropout_backward(execution, grad_activated, state.hidden, dropout.hidden, tokens,
                                      grad_hidden);
   } else {
-    Ops::relu_dropout_backward(execution, grad_activated, activated, dropout.hidden, grad_hidden);
+    Ops::relu_gradient_matmul(execution, grad_branch, weights.wo, activated, dropout.hidden, grad_hidden);
   }
   Ops::template matmul<T, T>(execution.fork(branch_of::feed_forward), transpose::yes, grad_hidden,
                              transpose::no, normed, gradients.wi);
-  const matrix_view<float> grad_normed = scratch.branch(x.rows);
+  const matrix_view<float> grad_normed = all_scratch.pending_grad_normed(x.rows);
   Ops::template matmul<T, T, float>(execution, transpose::no, grad_hidden, transpose::no, weights.wi,
                                     grad_normed);
-  Ops::rms_norm_backward(execution, grad_normed, x, weights.norm, state.inverse_rms, grad, gradients.norm);
+  grad.leave_norm(grad_normed, x, weights.norm, state.inverse_rms, gradients.norm);
 }
 
 }  // namespace t5zero::nn

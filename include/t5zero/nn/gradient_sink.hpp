@@ -12,7 +12,8 @@ namespace t5zero {
 /// contribute(range, rows, cols): where and how to write the gradient of a range with a single use site, or
 /// the next contribution to one with several (those are summed in fp32). accumulator(range, rows, cols): fp32
 /// memory to add to, zeroed if nothing was contributed yet. complete(range): all contributions of this
-/// micro-batch are there, or submitted to the execution and its branches.
+/// micro-batch to a range, perhaps of several tensors, are there, or submitted to the execution and its
+/// branches.
 template <class S>
 concept gradient_sink = requires(S& sink, parameter_range range, index_t n) {
   { sink.contribute(range, n, n) } -> std::same_as<gradient_view>;

@@ -10,9 +10,9 @@
 
 namespace t5zero {
 
-/// A lease: `data()` is the first element of the range for as long as the lease lives.
+/// A lease, which may be moved: `data()` is the first element of the range for as long as it lives.
 template <class L, class T>
-concept parameter_lease_of = requires(const L& lease) {
+concept parameter_lease_of = std::move_constructible<L> && requires(const L& lease) {
   { lease.data() } -> std::same_as<const T*>;
 };
 

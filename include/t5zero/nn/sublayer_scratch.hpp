@@ -26,7 +26,12 @@ class sublayer_scratch {
     result.set_ = static_cast<index_t>(branch);
     return result;
   }
-  /// The gradient of `normed` of one of some sublayers, which wait for the next one to add it.
+  /// [tokens, d_model]: the gradient of `normed`, which waits for the next sublayer to add it. In no set.
+  [[nodiscard]] matrix_view<float> pending_grad_normed(index_t tokens) const {
+    return grad_normed(1, tokens);
+  }
+  /// The same of one of several sublayers in turn, whose weights' gradients read it later; of turn 0 the
+  /// bytes of `branch`.
   [[nodiscard]] matrix_view<float> grad_normed(index_t turn, index_t tokens) const {
     return view<float>(plan_->branch[turn], tokens, shape_->d_model);
   }
@@ -35,7 +40,7 @@ class sublayer_scratch {
   [[nodiscard]] matrix_view<T> normed(index_t tokens) const {
     return view<T>(plan_->normed[set_], tokens, shape_->d_model);
   }
-  /// [tokens, d_model]: a sublayer's output before the residual add; in backward, the gradient of `normed`.
+  /// [tokens, d_model]: a sublayer's output before the residual add.
   [[nodiscard]] matrix_view<float> branch(index_t tokens) const {
     return view<float>(plan_->branch[0], tokens, shape_->d_model);
   }

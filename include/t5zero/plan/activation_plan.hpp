@@ -59,13 +59,14 @@ struct activation_plan {
 
   // Alive within one sublayer; T = max(source, target) tokens. Those that gradients of weights are computed
   // from, perhaps beside the next sublayer, are there in several sets.
-  slice_array normed;          ///< param [T, d_model]
-  slice_array branch;          ///< float [T, d_model]: a sublayer's output before it joins the stream
+  slice_array normed;  ///< param [T, d_model]
+  slice_array branch;  ///< float [T, d_model]: a sublayer's output before it joins the stream; those after
+                       ///< the first: gradients of norms, which the next sublayer adds
   slice_array grad_branch;     ///< param [T, d_model]
   slice_array grad_projected;  ///< param [T, 3 * inner_dim]
   slice grad_context;          ///< param [T, inner_dim]
   slice_array activated;       ///< param [T, d_ff]: gated only
-  slice grad_activated;        ///< param [T, d_ff]
+  slice grad_activated;        ///< param [T, d_ff]: gated only
   slice_array grad_hidden;     ///< param [T, d_ff] or [T, 2 * d_ff]
 
   // Alive within the head, which runs on chunks of target tokens.
@@ -106,8 +107,8 @@ constexpr activation_plan plan_activations(const model_shape& shape, const batch
   auto attention = [&](index_t all_layers, index_t tokens, index_t projected) {
     const index_t layers = keeps_all ? all_layers : 1;
     attention_slices slices;
-    // A backend may leave the gradient of a layer's first norm to the layer before, whose forward is
-    // recomputed until then.
+    // The gradient of a layer's first norm is left to the layer before, whose forward is recomputed until
+    // then.
     const index_t norms = plan.recomputes && all_layers > 1 ? 2 : layers;
     slices.inverse_rms = builder.take_array(norms, tokens * 4);
     slices.projected = builder.take_array(layers, tokens * projected * param_bytes);
@@ -151,12 +152,12 @@ constexpr activation_plan plan_activations(const model_shape& shape, const batch
 
   const index_t shared = builder.position();
   plan.normed = builder.take_array(sets, both * d * param_bytes);
-  plan.branch = builder.take_array(sets > 1 ? sets + 1 : 1, both * d * 4);
+  plan.branch = builder.take_array(trains ? sets + 1 : 1, both * d * 4);
   plan.grad_branch = builder.take_array(sets, grad_tokens * d * param_bytes);
   plan.grad_projected = builder.take_array(sets, grad_tokens * 3 * inner * param_bytes);
   plan.grad_context = builder.take(grad_tokens * inner * param_bytes);
   plan.activated = builder.take_array(sets, shape.gated() ? both * shape.d_ff * param_bytes : 0);
-  plan.grad_activated = builder.take(grad_tokens * shape.d_ff * param_bytes);
+  plan.grad_activated = builder.take(shape.gated() ? grad_tokens * shape.d_ff * param_bytes : 0);
   plan.grad_hidden = builder.take_array(sets, grad_tokens * hidden * param_bytes);
   if (sets == 1) builder.rewind(shared);
   plan.head_chunk = target < head_chunk_tokens ? target : head_chunk_tokens;

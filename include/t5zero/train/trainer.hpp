@@ -57,6 +57,7 @@ class trainer {
         plan_(Run::plan(shape_, largest_, plan_options_of(options_))),
         device_({.threads = options.threads,
                  .allows_tf32 = Run::precision::allows_tf32,
+                 .overlaps_launches = options.overlaps_launches,
                  .graph_bytes = plan_.graph_bytes}),
         memory_(plan_),
         staging_(memory_.template at<std::byte>(plan_.batch),
@@ -268,6 +269,7 @@ class trainer {
     device_.replay(accumulates ? step_kind::train_accumulating : step_kind::train, staged, [&] {
       if (!accumulates && leaves_steps()) begin_step(staged);
       square_parts_ = squared_elements_ = 0;
+      unsquared_ = {};
       sink_.begin_micro_batch(accumulates);
       const dropout_state dropout{options_.dropout_rate, options_.seed, &memory_.state()->micro_step};
       model_.forward_backward(device_.main(), source_, sink_, staged, dropout, loss_options_of(),
@@ -436,17 +438,29 @@ class trainer {
   [[nodiscard]] bool takes_norm_in_backward() const {
     return backend::overlaps_optimizer && options_.gradient_accumulation == 1;
   }
+  /// Backward completes the flat buffer from its end, but for the embedding and a head of its own. Sums
+  /// squares as soon as that is worth a launch, since some of the gradients are then still in the cache.
   void add_squares(parameter_range range) {
-    submit_squares(device_.main().fork_behind_branches(branch_of::optimizer), range);
+    if (range.first + range.count != unsquared_.first) submit_unsquared();
+    unsquared_ = {range.first, range.count + unsquared_.count};
+    if (unsquared_.count * byte_size(plan_.gradient_type) >= backend::least_squares_bytes) submit_unsquared();
+  }
+  void submit_unsquared() {
+    if (unsquared_.count > 0)
+      submit_squares(device_.main().fork_behind_branches(branch_of::optimizer), unsquared_);
+    unsquared_ = {};
   }
   void submit_squares(execution& on, parameter_range range) {
     const index_t parts = backend::square_parts(range.count);
+    require((square_parts_ + parts) * 8 <= plan_.squares.bytes,
+            "trainer: more sums of squares than were planned");
     operations::partial_squares(on, memory_.gradients(), plan_.gradient_type, range,
                                 {memory_.squares() + square_parts_, parts});
     square_parts_ += parts;
     squared_elements_ += range.count;
   }
   void sum_squares() {
+    submit_unsquared();
     require(squared_elements_ == parameter_count(shape_), "trainer: backward left gradients incomplete");
     device_.main().join(branch_of::optimizer);
     operations::sum_parts(device_.main(), {memory_.squares(), square_parts_}, &memory_.state()->squares);
@@ -560,6 +574,7 @@ class trainer {
   mutable bool step_is_due_ = false;             ///< of an update that was submitted
   index_t square_parts_ = 0;                     ///< of the sum of squares at hand
   index_t squared_elements_ = 0;
+  parameter_range unsquared_;            ///< complete gradients whose squares were not submitted
   index_t submitted_micro_batches_ = 0;  ///< of the update at hand
   index_t submitted_updates_ = 0;
   index_t read_updates_ = 0;

@@ -31,6 +31,8 @@ struct trainer_options {
   index_t gradient_accumulation = 1;  ///< micro-batches of an update
   int threads = 1;
   bool uses_graphs = true;  ///< a GPU's steps as graphs: the same bits, fewer launches of the host
+  bool overlaps_launches =
+      true;  ///< a GPU's kernels may start before those in front have ended: the same bits
   bool recomputes_activations = false;  ///< gradient checkpointing: the same bits, less memory, more time
   bool trains = true;  ///< false: no gradients, no optimizer state; only `evaluate` may be called
   batch_shape evaluation_batch{.batch = 0};  ///< bounds evaluation's batches; batch 0: as in training

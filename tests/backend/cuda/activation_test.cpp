@@ -2,6 +2,7 @@
 #include <t5zero/backend/cpu/operations.hpp>
 #include <t5zero/backend/cuda/operations.hpp>
 
+#include <array>
 #include <vector>
 
 #include "backend/cuda/device_machine.hpp"
@@ -55,6 +56,34 @@ TEMPLATE_TEST_CASE("cuda: relu with dropout is the CPU's", "[cuda]", float, t5ze
                                                                 site.device(), out.matrix(rows, cols));
       CHECK(same_bits(out.download(), expected));
     }
+  }
+}
+
+TEMPLATE_TEST_CASE("cuda: a product's gradient through relu is both one after the other", "[cuda]", float,
+                   t5zero::float16, t5zero::bfloat16) {
+  if (!has_gpu()) return;
+  using ops = t5zero::cuda::operations<TestType>;
+  device_machine gpu;
+  const dropout_pair site(GENERATE(0.0F, 0.1F));
+  // The few tokens are cuBLASLt's, the others in fp32 split_matmul's.
+  for (const auto& [rows, features, depth] :
+       {std::array<index_t, 3>{9, 72, 40}, std::array<index_t, 3>{120, 2048, 512},
+        std::array<index_t, 3>{227, 4096, 1024}}) {
+    CAPTURE(rows, features, depth);
+    const auto grad_y = on_device(random_elements<TestType>(rows * depth, 1));
+    const auto weight = on_device(random_elements<TestType>(depth * features, 2));
+    const auto activated = on_device(random_elements<TestType>(rows * features, 3));
+    const device_array<TestType> apart(rows * features);
+    const device_array<TestType> together(rows * features);
+    ops::template matmul<TestType, TestType, TestType>(
+        gpu.main(), t5zero::transpose::no, grad_y.matrix(rows, depth), t5zero::transpose::no,
+        weight.matrix(depth, features), apart.matrix(rows, features));
+    ops::relu_dropout_backward(gpu.main(), apart.matrix(rows, features), activated.matrix(rows, features),
+                               site.device(), apart.matrix(rows, features));
+    ops::relu_gradient_matmul(gpu.main(), grad_y.matrix(rows, depth), weight.matrix(depth, features),
+                              activated.matrix(rows, features), site.device(),
+                              together.matrix(rows, features));
+    CHECK(same_bits(together.download(), apart.download()));
   }
 }
 

@@ -111,6 +111,46 @@ TEMPLATE_TEST_CASE("cuda: RMS norm backward is the CPU's", "[cuda]", float, t5ze
   }
 }
 
+TEMPLATE_TEST_CASE("cuda: RMS norm backward with dropout behind it is both one after the other", "[cuda]",
+                   float, t5zero::float16, t5zero::bfloat16) {
+  if (!has_gpu()) return;
+  using ops = t5zero::cuda::operations<TestType>;
+  device_machine gpu;
+  const float rate = GENERATE(0.0F, 0.1F);
+  const dropout_pair site(rate);
+  for (const auto& [rows, cols] : shapes) {
+    CAPTURE(rows, cols, rate);
+    const ragged_batch tokens({rows / 3, 0, rows - rows / 3}, 5);
+    const device_ragged_batch device_tokens(tokens);
+    const auto grad_y = on_device(random_elements(rows * cols, 1));
+    const auto x = on_device(random_elements(rows * cols, 2, 2.0F));
+    const auto weight = on_device(random_elements<TestType>(cols, 3));
+    const auto inverse = on_device(std::vector<float>(static_cast<std::size_t>(rows), 0.75F));
+    const auto before = random_elements(rows * cols, 5);
+    const auto apart = on_device(before);
+    const auto together = on_device(before);
+    const device_array<TestType> weight_apart(cols);
+    const device_array<TestType> weight_together(cols);
+    const device_array<TestType> dropped_apart(rows * cols);
+    const device_array<TestType> dropped_together(rows * cols);
+    const auto gradient_of = [&](const device_array<TestType>& to) {
+      return t5zero::gradient_view{to.data(), t5zero::dtype_of<TestType>, t5zero::gradient_mode::overwrite, 1,
+                                   cols};
+    };
+    ops::rms_norm_backward(gpu.main(), grad_y.matrix(rows, cols), x.matrix(rows, cols), weight.vector(),
+                           inverse.vector(), apart.matrix(rows, cols), gradient_of(weight_apart));
+    ops::dropout_backward(gpu.main(), apart.matrix(rows, cols), site.device(), device_tokens.view(),
+                          dropped_apart.matrix(rows, cols));
+    ops::rms_norm_dropout_backward(gpu.main(), grad_y.matrix(rows, cols), x.matrix(rows, cols),
+                                   weight.vector(), inverse.vector(), together.matrix(rows, cols),
+                                   gradient_of(weight_together), site.device(), device_tokens.view(),
+                                   dropped_together.matrix(rows, cols));
+    CHECK(same_bits(together.download(), apart.download()));
+    CHECK(same_bits(weight_together.download(), weight_apart.download()));
+    CHECK(same_bits(dropped_together.download(), dropped_apart.download()));
+  }
+}
+
 TEST_CASE("cuda: RMS norm of no rows gives a weight gradient of zero", "[cuda]") {
   if (!has_gpu()) return;
   device_machine gpu;

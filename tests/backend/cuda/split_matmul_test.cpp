@@ -249,6 +249,43 @@ TEST_CASE("cuda: split_matmul of odd sizes, strides, alpha and accumulation", "[
   CHECK(taken > 50);
 }
 
+TEST_CASE("cuda: split_matmul through a relu, in every tile and division", "[cuda]") {
+  if (!has_split_gpu()) return;
+  device_machine gpu;
+  // Tiles that are not full, of more than 64 rows and of less.
+  for (const auto& [rows, cols] : {std::array<index_t, 2>{150, 132}, std::array<index_t, 2>{36, 260}}) {
+    const index_t depth = 300;
+    const operand a(rows, depth, random_elements(rows * depth, 1));
+    const operand b(depth, cols, random_elements(depth * cols, 2), 4);
+    const auto gates = random_elements(rows * cols, 3);
+    const operand activated(rows, cols, gates, 8);
+    const operand plain(rows, cols, std::vector<float>(gates.size(), NAN));
+    const operand c(rows, cols, std::vector<float>(gates.size(), NAN));
+    for (int tile = 0; tile < static_cast<int>(t5zero::cuda::split_tiles.size()); ++tile) {
+      for (int parts = 1; parts <= t5zero::cuda::split_max_parts; ++parts) {
+        CAPTURE(rows, cols, tile, parts);
+        const auto run = [&](const operand& to, const t5zero::cuda::relu_result& relu) {
+          split_matmul(gpu.main(), transpose::no, a.view(), transpose::no, b.view(), to.view(),
+                       gradient_mode::overwrite, 1.0F, {tile, parts}, relu);
+        };
+        run(plain, {});
+        run(c, {activated.view(), 1.25F});
+        gpu.wait();
+        auto expected = plain.download();
+        for (std::size_t i = 0; i < expected.size(); ++i)
+          expected[i] = gates[i] > 0.0F ? expected[i] * 1.25F : 0.0F;
+        CHECK(same_bits(c.download(), expected));
+      }
+    }
+    CHECK_THROWS_AS(split_matmul(gpu.main(), transpose::no, a.view(), transpose::no, b.view(), c.view(),
+                                 gradient_mode::accumulate, 1.0F, {}, {activated.view(), 1.0F}),
+                    t5zero::contract_error);
+    CHECK_THROWS_AS(split_matmul(gpu.main(), transpose::no, a.view(), transpose::no, b.view(), c.view(),
+                                 gradient_mode::overwrite, 1.0F, {}, {a.view(), 1.0F}),
+                    t5zero::contract_error);
+  }
+}
+
 TEST_CASE("cuda: split_matmul keeps all bits of its operands, and what is not finite", "[cuda]") {
   if (!has_split_gpu()) return;
   device_machine gpu;

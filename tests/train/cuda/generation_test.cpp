@@ -38,16 +38,21 @@ TEMPLATE_TEST_CASE(
     settings.generation = options.shape(model::shape.vocab_size);
     t5zero::trainer<run> trainer(model::shape, golden::shape_of(batch), settings);
     trainer.initialize(7, 1.0);
-    const auto generated = [&] {
-      const auto& result = trainer.generate(batch.view(), options);
+    const auto generated_by = [&](t5zero::trainer<run>& by) {
+      const auto& result = by.generate(batch.view(), options);
       std::vector<std::pair<std::vector<std::int32_t>, float>> all;
       for (t5zero::index_t b = 0; b < 3; ++b)
         all.emplace_back(std::vector<std::int32_t>(result.tokens(b).begin(), result.tokens(b).end()),
                          result.score(b));
       return all;
     };
+    const auto generated = [&] { return generated_by(trainer); };
     const auto first = generated();
     CHECK(generated() == first);
+    settings.overlaps_launches = false;
+    t5zero::trainer<run> one_by_one(model::shape, golden::shape_of(batch), settings);
+    one_by_one.initialize(7, 1.0);
+    CHECK(generated_by(one_by_one) == first);
     options.no_repeat_ngram_size = 50;  // changes nothing, but is not for the device
     REQUIRE(!t5zero::device_can_search(options));
     const auto on_host = generated();

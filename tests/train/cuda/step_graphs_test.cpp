@@ -1,5 +1,5 @@
 // Steps that are captured and replayed, rare and frequent shapes, evaluations in between, activations that
-// are recomputed: the weights' bits are those of plain launches.
+// are recomputed, kernels that overlap: the weights' bits are those of plain launches one after another.
 #include <t5zero/cuda.hpp>
 
 #include <cstddef>
@@ -32,6 +32,7 @@ golden::ragged_batch batch_of(index_t source, index_t target) {
 
 struct plan_of_test {
   bool uses_graphs = true;
+  bool overlaps = true;
   bool evaluates = false;
   bool recomputes = false;
   index_t accumulation = 1;
@@ -50,6 +51,7 @@ trained train(const plan_of_test& how) {
   using run = t5zero::run<Model, t5zero::zero_0, Precision, t5zero::cuda::backend>;
   t5zero::trainer_options options;
   options.uses_graphs = how.uses_graphs;
+  options.overlaps_launches = how.overlaps;
   options.recomputes_activations = how.recomputes;
   options.gradient_accumulation = how.accumulation;
   options.scaler.initial_scale = 65536.0;  // the first updates overflow in fp16, and are skipped
@@ -85,7 +87,7 @@ struct three_layers {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("graphs, no graphs, and evaluations between updates: the same bits", "[cuda]",
+TEMPLATE_TEST_CASE("graphs, no graphs, no overlap, and evaluations between updates: the same bits", "[cuda]",
                    t5zero::fp32, t5zero::fp16, t5zero::bf16) {
   if (!t5zero_test::has_gpu()) return;
   const auto check = []<class Model>(const Model&, index_t accumulation) {
@@ -93,7 +95,9 @@ TEMPLATE_TEST_CASE("graphs, no graphs, and evaluations between updates: the same
     const trained expected = train<Model, TestType>(how);
     CHECK(expected.graphs_made == 0);
     CHECK(t5zero_test::same_bits(train<Model, TestType>(how).weights, expected.weights));
-    how.uses_graphs = true;
+    how.overlaps = false;
+    CHECK(t5zero_test::same_bits(train<Model, TestType>(how).weights, expected.weights));
+    how.overlaps = how.uses_graphs = true;
     const trained replayed = train<Model, TestType>(how);
     CHECK(replayed.graphs_kept > 1);
     CHECK(replayed.graphs_made > replayed.graphs_kept);  // some gave way

@@ -85,6 +85,7 @@ struct backend {
   /// Is the gradients' norm taken while backward goes on, and the optimizer's step left to the next forward?
   static constexpr bool overlaps_optimizer = false;
   static constexpr index_t least_optimizer_piece = 1;
+  static constexpr index_t least_squares_bytes = 1;
   /// Tokens that a search in the backend's memory goes on before the program looks at it; 0: the search is
   /// the program's own, which drops finished sentences at once.
   static constexpr index_t search_steps = 0;

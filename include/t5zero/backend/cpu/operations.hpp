@@ -39,6 +39,14 @@ struct operations {
     cpu::matmul<A, B>(e, ta, a, tb, b, c);
   }
 
+  /// grad_hidden = grad_y weight through relu and dropout, of which `activated` is the result.
+  static void relu_gradient_matmul(execution& e, matrix_view<const T> grad_y, matrix_view<const T> weight,
+                                   matrix_view<const T> activated, const dropout_site& site,
+                                   matrix_view<T> grad_hidden) {
+    matmul<T, T, T>(e, transpose::no, grad_y, transpose::no, weight, grad_hidden);
+    relu_dropout_backward(e, grad_hidden, activated, site, grad_hidden);
+  }
+
   static void rms_norm_forward(execution& e, matrix_view<const float> x, vector_view<const T> weight,
                                float epsilon, matrix_view<T> y, vector_view<float> inverse_rms) {
     cpu::rms_norm_forward<T>(e, x, weight, epsilon, y, inverse_rms);
@@ -47,6 +55,15 @@ struct operations {
                                 vector_view<const T> weight, vector_view<const float> inverse_rms,
                                 matrix_view<float> grad_x, const gradient_view& grad_weight) {
     cpu::rms_norm_backward<T>(e, grad_y, x, weight, inverse_rms, grad_x, grad_weight);
+  }
+  /// The same, and grad_branch = dropout(grad_x).
+  static void rms_norm_dropout_backward(execution& e, matrix_view<const float> grad_y,
+                                        matrix_view<const float> x, vector_view<const T> weight,
+                                        vector_view<const float> inverse_rms, matrix_view<float> grad_x,
+                                        const gradient_view& grad_weight, const dropout_site& site,
+                                        const ragged_view& tokens, matrix_view<T> grad_branch) {
+    rms_norm_backward(e, grad_y, x, weight, inverse_rms, grad_x, grad_weight);
+    dropout_backward(e, grad_x, site, tokens, grad_branch);
   }
 
   static void attention_forward(execution& e, const attention_inputs<T>& inputs, matrix_view<T> context,

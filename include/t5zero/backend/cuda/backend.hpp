@@ -49,6 +49,9 @@ struct backend {
   static constexpr bool overlaps_optimizer = true;
   /// Elements: what takes about as long as a layer of a small model, so that the pieces are few.
   static constexpr index_t least_optimizer_piece = index_t{2} << 20;
+  /// Gradients whose squares are summed at once: little beside the second-level cache, so that they are found
+  /// there, and enough for a launch.
+  static constexpr index_t least_squares_bytes = index_t{4} << 20;
   /// Tokens that a search goes on before the program looks whether it has ended: one graph.
   static constexpr index_t search_steps = 8;
   /// Updates whose results may be outstanding: the host runs ahead of the device.

@@ -46,6 +46,7 @@ class device {
       e.plans_ = &plans_;
       e.kernels_ = &kernels_;
       e.allows_tf32_ = options.allows_tf32;
+      e.overlaps_launches_ = options.overlaps_launches;
     }
     for (unique_event& mark : marks_) mark = make_event();
     for (std::size_t i = 1; i < stream_count; ++i) executions_[0].branches_[i - 1] = &executions_[i];

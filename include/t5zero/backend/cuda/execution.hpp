@@ -106,9 +106,12 @@ class execution {
     execution& side = *branches_[static_cast<std::size_t>(branch)];
     if (std::exchange(side.is_ahead_, false)) wait_for(side);
   }
-  /// Since the last call, was anything submitted here that a kernel cannot overlap: an event, a copy?
+  /// Since the last call, was anything submitted here that a kernel cannot overlap: a wait for another
+  /// stream, a copy?
   [[nodiscard]] bool take_barrier() { return std::exchange(has_barrier_, false); }
   void note_barrier() { has_barrier_ = true; }
+  /// May kernels overlap at all?
+  [[nodiscard]] bool overlaps_launches() const { return overlaps_launches_; }
   void join_branches() {
     for (int branch = 0; branch < branch_count; ++branch) join(static_cast<branch_of>(branch));
   }
@@ -131,6 +134,7 @@ class execution {
   std::byte* workspace_ = nullptr;
   index_t workspace_bytes_ = 0;
   bool allows_tf32_ = false;
+  bool overlaps_launches_ = true;
   bool has_barrier_ = true;
   bool is_ahead_ = false;                                ///< a branch that has work which was not joined
   std::array<execution*, stream_count - 1> branches_{};  ///< of the main stream; a branch has none
@@ -145,7 +149,7 @@ enum class launch_overlap : std::uint8_t { none, previous };
 
 /// May the next kernel of `e` overlap the one before it? Not behind a copy or another stream's event.
 [[nodiscard]] inline launch_overlap overlap_of(execution& e) {
-  return e.take_barrier() ? launch_overlap::none : launch_overlap::previous;
+  return e.take_barrier() || !e.overlaps_launches() ? launch_overlap::none : launch_overlap::previous;
 }
 
 }  // namespace t5zero::cuda

@@ -68,6 +68,13 @@ void library_matmul(execution& execution, transpose transpose_a, matrix_view<con
 
 }  // namespace detail
 
+/// Is a product of fp32 operands left to split_matmul?
+[[nodiscard]] inline bool is_split(const execution& execution, transpose transpose_a,
+                                   matrix_view<const float> a, transpose transpose_b,
+                                   matrix_view<const float> b, matrix_view<float> c) {
+  return !execution.allows_tf32() && prefers_split_matmul(transpose_a, a, transpose_b, b, c);
+}
+
 /// c (+)= alpha op(a) op(b); fp32 accumulation. c may not overlap a or b. Throws contract_error where shapes
 /// do not agree, device_error where the library fails.
 template <element A, element B, element C>
@@ -82,7 +89,7 @@ void matmul(execution& execution, transpose transpose_a, matrix_view<const A> a,
           "cuda::matmul: the shapes do not agree");
   if (c.rows == 0 || c.cols == 0) return;
   if constexpr (std::same_as<A, float> && std::same_as<C, float>) {
-    if (!execution.allows_tf32() && prefers_split_matmul(transpose_a, a, transpose_b, b, c)) {
+    if (is_split(execution, transpose_a, a, transpose_b, b, c)) {
       split_matmul(execution, transpose_a, a, transpose_b, b, c, mode, alpha);
       return;
     }

@@ -8,6 +8,7 @@
 // read when it runs: sequences may be empty, and tokens that pad a batch form sequences of their own.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
@@ -32,12 +33,34 @@ struct operations {
     cuda::matmul<A, B>(e, ta, a, tb, b, c);
   }
 
+  /// grad_hidden = grad_y weight where `activated`, the result of relu_dropout_forward, is positive, scaled
+  /// as that was; elsewhere zero.
+  static void relu_gradient_matmul(execution& e, matrix_view<const T> grad_y, matrix_view<const T> weight,
+                                   matrix_view<const T> activated, const dropout_site& site,
+                                   matrix_view<T> grad_hidden) {
+    if constexpr (std::same_as<T, float>) {
+      if (is_split(e, transpose::no, grad_y, transpose::no, weight, grad_hidden)) {
+        return split_matmul(e, transpose::no, grad_y, transpose::no, weight, grad_hidden,
+                            gradient_mode::overwrite, 1.0F, {},
+                            {activated, site.active() ? site.scale() : 1.0F});
+      }
+    }
+    matmul<T, T, T>(e, transpose::no, grad_y, transpose::no, weight, grad_hidden);
+    relu_dropout_backward(e, grad_hidden, activated, site, grad_hidden);
+  }
+
   // kernels/rms_norm.cuh
   static void rms_norm_forward(execution& e, matrix_view<const float> x, vector_view<const T> weight,
                                float epsilon, matrix_view<T> y, vector_view<float> inverse_rms);
   static void rms_norm_backward(execution& e, matrix_view<const float> grad_y, matrix_view<const float> x,
                                 vector_view<const T> weight, vector_view<const float> inverse_rms,
                                 matrix_view<float> grad_x, const gradient_view& grad_weight);
+  /// The same, and grad_branch = mask(grad_x).
+  static void rms_norm_dropout_backward(execution& e, matrix_view<const float> grad_y,
+                                        matrix_view<const float> x, vector_view<const T> weight,
+                                        vector_view<const float> inverse_rms, matrix_view<float> grad_x,
+                                        const gradient_view& grad_weight, const dropout_site& site,
+                                        const ragged_view& tokens, matrix_view<T> grad_branch);
 
   // kernels/attention_forward.cuh, kernels/attention_backward.cuh
   static void attention_forward(execution& e, const attention_inputs<T>& inputs, matrix_view<T> context,

@@ -23,7 +23,7 @@ inline constexpr int split_parts_in_flight = 3;
 inline constexpr index_t split_shared_bytes = index_t{226} << 10;
 
 /// The part of a result that a block computes, as many rows always, and what that takes, in nanoseconds as
-/// measured on an H200 (matmul_bench_cuda).
+/// measured on an H200 (matmul_bench_cuda, launches that did not overlap).
 inline constexpr index_t split_tile_rows = 128;
 struct split_tile {
   int cols = 0;
@@ -112,6 +112,13 @@ struct split_division {
          quads(a) && quads(b) && quads(c);
 }
 
+/// The gradient of a relu's input: c = product where `activated`, the relu's result, is positive, times
+/// scale; else 0. `activated` has c's shape and is not c. Without data: c = product.
+struct relu_result {
+  matrix_view<const float> activated{};
+  float scale = 1.0F;  ///< of what dropout kept
+};
+
 /// Does the GPU in use have split_matmul's instructions, and is this program compiled for it?
 template <class T = float>
 [[nodiscard]] bool has_split_matmul();
@@ -123,12 +130,12 @@ template <class T = float>
 
 /// c (+)= alpha op(a) op(b), one launch, deterministic, no workspace. c may not overlap a or b. Throws
 /// contract_error where shapes do not agree or takes_split_matmul says no. `division`: how the product is
-/// cut; without a tile choose_split_division says it.
+/// cut; without a tile choose_split_division says it. Through a relu, c is overwritten.
 template <class T = float>
 void split_matmul(execution& e, transpose transpose_a, matrix_view<const float> a, transpose transpose_b,
                   matrix_view<const float> b, matrix_view<float> c,
                   gradient_mode mode = gradient_mode::overwrite, float alpha = 1.0F,
-                  split_division division = {});
+                  split_division division = {}, const relu_result& relu = {});
 
 // 120 tokens of t5-small on an H200: the projections of attention divide their depth to use its 132
 // multiprocessors; the head need not. A generation's few rows are the library's.

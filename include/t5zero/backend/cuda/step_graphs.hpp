@@ -60,8 +60,10 @@ class step_graphs {
     step_shape& shape = shapes_[{kind, batch.source.batch, batch.source.tokens, batch.target.tokens,
                                  batch.source.max_length, batch.target.max_length}];
     ++shape.uses;
-    if (shape.graph == nullptr && !(shape.uses > 1 && may_fit(shape) && capture(e, submit, shape)))
+    if (shape.graph == nullptr && !(shape.uses > 1 && may_fit(shape) && capture(e, submit, shape))) {
+      e.note_barrier();  // a capture took it, and came to nothing
       return submit();
+    }
     check(cudaGraphLaunch(shape.graph.get(), e.stream()));
     e.note_barrier();
   }
@@ -96,6 +98,7 @@ class step_graphs {
   /// Makes the graph of a shape. False if there is no room for it.
   template <class Submit>
   bool capture(execution& e, const Submit& submit, step_shape& shape) {
+    e.note_barrier();
     const unique_graph captured = capture_graph(e.stream(), submit);
     std::size_t nodes = 0;
     check(cudaGraphGetNodes(captured.get(), nullptr, &nodes));

@@ -2,15 +2,16 @@
 // sublayer is two or three launches: what stands before and after a matmul is fused into it
 // (token_matmul.hpp). Otherwise it is composed from primitive operations (nn/), with cuBLASLt's matmuls.
 //
-// Backward, fused: the gradient of a norm is left for the next sublayer, whose first launch adds it to the
-// gradient of the stream while it reads it. The gradients of a sublayer's weights are one launch on one of
-// three branches, which sublayers take in turn with a set of scratch buffers each; it also takes the gradient
-// of the norm's weight that the sublayer before left.
+// Backward, fused: a norm's gradient is left for the next sublayer (nn/stream_gradient.hpp), whose first
+// product adds it to the gradient of the stream while it reads it. The gradients of a sublayer's weights are
+// one launch on one of three branches, which sublayers take in turn with a set of scratch buffers each; it
+// also takes the gradient of the norm's weight that the sublayer before left.
 #pragma once
 
 #include <utility>
 
 #include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cuda/current_device.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/operations.hpp>
 #include <t5zero/backend/cuda/row_sublayers.hpp>
@@ -25,19 +26,11 @@ namespace t5zero::cuda {
 inline constexpr index_t most_fused_tokens = 64;
 inline constexpr index_t most_fused_weights = index_t{1} << 20;
 
-/// Gradient of the residual stream: `value`, plus, if grad_normed has data, that of the norm of `x`.
+/// Gradient of the residual stream between sublayers that may be fused.
 template <token_element T>
-struct stream_gradient {
-  matrix_view<float> value;  ///< [tokens, d_model]
+struct fused_stream_gradient : nn::stream_gradient<T> {
   matrix_view<float> spare;  ///< [tokens, d_model]: where the next value goes
-  matrix_view<const float> grad_normed{};
-  matrix_view<const float> x{};
-  vector_view<const T> norm_weight{};
-  vector_view<const float> inverse_rms{};
-  gradient_view grad_norm_weight{};
-  index_t turn = 0;  ///< sublayers so far
-
-  [[nodiscard]] bool has_norm() const { return grad_normed.data != nullptr; }
+  index_t turn = 0;          ///< sublayers so far
 };
 
 namespace detail {
@@ -59,7 +52,7 @@ namespace detail {
 template <token_element T>
 struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
   using composed = nn::composed_sublayers<operations<T>, T>;
-  using gradient = stream_gradient<T>;
+  using gradient = fused_stream_gradient<T>;
 
   [[nodiscard]] static bool fuses(const model_shape& shape, index_t tokens) {
     return tokens <= most_fused_tokens && shape.d_model * shape.d_ff <= most_fused_weights &&
@@ -165,11 +158,7 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
     return result;
   }
   static matrix_view<float> whole_stream_gradient(execution& e, gradient& grad) {
-    if (grad.has_norm()) {
-      operations<T>::rms_norm_backward(e, grad.grad_normed, grad.x, grad.norm_weight, grad.inverse_rms,
-                                       grad.value, grad.grad_norm_weight);
-      grad.grad_normed = {};
-    }
+    nn::finish_norm<operations<T>>(e, grad);
     if (grad.turn > 0) {  // the next stack begins with the first set of buffers again
       e.join(branch_of::feed_forward);
       e.join(branch_of::self_attention);
@@ -177,14 +166,6 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
     }
     return grad.value;
   }
-  static void final_norm_backward(execution& e, const ragged_view& tokens, vector_view<const T> weight,
-                                  const dropout_site& dropout, matrix_view<const float> x,
-                                  vector_view<const float> inverse_rms, matrix_view<float> grad_out,
-                                  gradient& grad, const gradient_view& grad_weight) {
-    composed::final_norm_backward(e, tokens, weight, dropout, x, inverse_rms, grad_out, grad.value,
-                                  grad_weight);
-  }
-
   static void self_attention_backward(execution& e, const model_shape& shape, attention_mask mask,
                                       const ragged_view& tokens, const nn::self_attention_weights<T>& weights,
                                       const nn::attention_dropout& dropout, matrix_view<const float> x,
@@ -193,7 +174,7 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
                                       const nn::self_attention_gradients& gradients, gradient& grad) {
     if (!fuses(shape, x.rows)) {
       return composed::self_attention_backward(e, shape, mask, tokens, weights, dropout, x, state,
-                                               all_scratch, gradients, whole_stream_gradient(e, grad));
+                                               all_scratch, gradients, grad);
     }
     const index_t inner = shape.inner_dim();
     const branch_of branch = begin_turn(e, grad);
@@ -224,8 +205,7 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
                                        const nn::cross_key_value<T>& grad_key_value, gradient& grad) {
     if (!fuses(shape, x.rows)) {
       return composed::cross_attention_backward(e, shape, queries, keys, weights, key_value, dropout, x,
-                                                state, all_scratch, gradients, grad_key_value,
-                                                whole_stream_gradient(e, grad));
+                                                state, all_scratch, gradients, grad_key_value, grad);
     }
     const branch_of branch = begin_turn(e, grad);
     const nn::sublayer_scratch<T> scratch = all_scratch.of(branch);
@@ -252,7 +232,7 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
                                     const nn::feed_forward_gradients& gradients, gradient& grad) {
     if (!fuses(shape, x.rows)) {
       return composed::feed_forward_backward(e, shape, tokens, weights, dropout, x, state, all_scratch,
-                                             gradients, whole_stream_gradient(e, grad));
+                                             gradients, grad);
     }
     const branch_of branch = begin_turn(e, grad);
     const nn::sublayer_scratch<T> scratch = all_scratch.of(branch);
@@ -363,11 +343,7 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
     // A set more than there are branches: the next sublayer's branch reads it, too.
     const matrix_view<float> grad_normed = scratch.grad_normed(grad.turn % 4, x.rows);
     plain_matmul<T>(e, {.a = grad_input, .weight = weight, .y = grad_normed, .overlap = overlap_of(e)});
-    grad.grad_normed = grad_normed;
-    grad.x = x;
-    grad.norm_weight = norm;
-    grad.inverse_rms = inverse_rms;
-    grad.grad_norm_weight = grad_norm_weight;
+    grad.leave_norm(grad_normed, x, norm, inverse_rms, grad_norm_weight);
   }
 };
 

@@ -8,13 +8,10 @@
 // gradient_view says otherwise, and is deterministic.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <array>
 #include <cstdint>
 
 #include <t5zero/backend/backend.hpp>
-#include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/token_matmul_limits.hpp>
 
@@ -23,17 +20,6 @@ namespace t5zero::cuda {
 /// The types that tensor cores multiply here.
 template <class T>
 concept token_element = element<T> && sizeof(T) == 2;
-
-/// The GPU in use; some of its shared memory is left to what kernels declare.
-[[nodiscard]] inline token_device current_token_device() {
-  int ordinal = 0;
-  int multiprocessors = 0;
-  int shared = 0;
-  check(cudaGetDevice(&ordinal));
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, ordinal));
-  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal));
-  return {multiprocessors, shared - 1024};
-}
 
 /// y = epilogue(rms_norm(x) weight^T). What backward needs of the norm is stored too.
 template <token_element T>

@@ -39,6 +39,7 @@ template <int Features, bool Packs, element T>
 __global__ void __launch_bounds__(row_threads)
     relu_dropout_forward_kernel(matrix_view<T> hidden, dropout_site site, const std::uint32_t* rows,
                                 const std::uint32_t* positions) {
+  wait_for_previous_grid();
   const index_t t = blockIdx.x;
   const int first = first_feature<Features>();
   const int available = static_cast<int>(hidden.cols) - first;
@@ -58,6 +59,7 @@ template <int Features, bool Packs, element T>
 __global__ void __launch_bounds__(row_threads)
     relu_dropout_backward_kernel(matrix_view<const T> grad_activated, matrix_view<const T> activated,
                                  float scale, matrix_view<T> grad_hidden) {
+  wait_for_previous_grid();
   const index_t t = blockIdx.x;
   const int first = first_feature<Features>();
   const int available = static_cast<int>(activated.cols) - first;
@@ -80,6 +82,7 @@ __global__ void __launch_bounds__(row_threads)
     gated_gelu_dropout_forward_kernel(matrix_view<const T> hidden, dropout_site site,
                                       const std::uint32_t* rows, const std::uint32_t* positions,
                                       matrix_view<T> out) {
+  wait_for_previous_grid();
   const index_t t = blockIdx.x;
   const int first = first_feature<Features>();
   const int available = static_cast<int>(out.cols) - first;
@@ -104,6 +107,7 @@ __global__ void __launch_bounds__(row_threads)
     gated_gelu_dropout_backward_kernel(matrix_view<const T> grad_activated, matrix_view<const T> hidden,
                                        dropout_site site, const std::uint32_t* rows,
                                        const std::uint32_t* positions, matrix_view<T> grad_hidden) {
+  wait_for_previous_grid();
   const index_t t = blockIdx.x;
   const int first = first_feature<Features>();
   const index_t d_ff = grad_activated.cols;
@@ -157,10 +161,9 @@ void relu_dropout_forward(execution& e, matrix_view<T> hidden, const dropout_sit
   constexpr int features = detail::activation_features<T>;
   const detail::row_grid grid(hidden.rows, hidden.cols, features);
   detail::with_packs(detail::takes_packs(hidden, features), [&](auto whole) {
-    detail::relu_dropout_forward_kernel<features, whole()>
-        <<<grid.blocks, grid.threads, 0, e.stream()>>>(hidden, site, tokens.rows, tokens.positions);
+    detail::launch(e, detail::relu_dropout_forward_kernel<features, whole(), T>, grid.overlapping(e), hidden,
+                   site, tokens.rows, tokens.positions);
   });
-  check(cudaGetLastError());
 }
 
 template <element T>
@@ -175,10 +178,9 @@ void relu_dropout_backward(execution& e, matrix_view<const T> grad_activated, ma
   const bool packs = detail::takes_packs(grad_activated, features) &&
                      detail::takes_packs(activated, features) && detail::takes_packs(grad_hidden, features);
   detail::with_packs(packs, [&](auto whole) {
-    detail::relu_dropout_backward_kernel<features, whole()><<<grid.blocks, grid.threads, 0, e.stream()>>>(
-        grad_activated, activated, site.active() ? site.scale() : 1.0F, grad_hidden);
+    detail::launch(e, detail::relu_dropout_backward_kernel<features, whole(), T>, grid.overlapping(e),
+                   grad_activated, activated, site.active() ? site.scale() : 1.0F, grad_hidden);
   });
-  check(cudaGetLastError());
 }
 
 template <element T>
@@ -192,10 +194,9 @@ void gated_gelu_dropout_forward(execution& e, matrix_view<const T> hidden, const
   const detail::row_grid grid(out.rows, out.cols, features);
   const bool packs = detail::gated_takes_packs<features>(hidden) && detail::takes_packs(out, features);
   detail::with_packs(packs, [&](auto whole) {
-    detail::gated_gelu_dropout_forward_kernel<features, whole()>
-        <<<grid.blocks, grid.threads, 0, e.stream()>>>(hidden, site, tokens.rows, tokens.positions, out);
+    detail::launch(e, detail::gated_gelu_dropout_forward_kernel<features, whole(), T>, grid.overlapping(e),
+                   hidden, site, tokens.rows, tokens.positions, out);
   });
-  check(cudaGetLastError());
 }
 
 template <element T>
@@ -213,11 +214,9 @@ void gated_gelu_dropout_backward(execution& e, matrix_view<const T> grad_activat
                      detail::gated_takes_packs<features>(hidden) &&
                      detail::gated_takes_packs<features>(grad_hidden);
   detail::with_packs(packs, [&](auto whole) {
-    detail::gated_gelu_dropout_backward_kernel<features, whole()>
-        <<<grid.blocks, grid.threads, 0, e.stream()>>>(grad_activated, hidden, site, tokens.rows,
-                                                       tokens.positions, grad_hidden);
+    detail::launch(e, detail::gated_gelu_dropout_backward_kernel<features, whole(), T>, grid.overlapping(e),
+                   grad_activated, hidden, site, tokens.rows, tokens.positions, grad_hidden);
   });
-  check(cudaGetLastError());
 }
 
 template <element T>

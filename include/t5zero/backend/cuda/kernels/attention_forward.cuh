@@ -53,7 +53,7 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
   const attention_place<T> place(in);
   // The last queries see most keys: their blocks start first.
   const int block_query = static_cast<int>(gridDim.x - 1 - blockIdx.x) * own_rows;
-  if (block_query >= place.n_queries) return wait_for_previous_grid();
+  if (block_query >= place.n_queries) return wait_before_attention<T>();
   const int rows = min(own_rows, place.n_queries - block_query);
   const int end_key = place.causal ? min(place.n_keys, block_query + rows) : place.n_keys;
   const int d_kv = static_cast<int>(in.d_kv);
@@ -77,7 +77,7 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
         static_cast<int>(in.n_heads), place.head, buckets);
   }
 
-  wait_for_previous_grid();  // the bias is a weight: it was there before
+  wait_before_attention<T>();  // the bias is a weight: it was there before
   tile::template copy<own_rows, Blocking::threads>(
       query_tile, place.row(in.query, place.first_query, block_query, d_kv), in.query.stride, rows, d_kv);
   if (end_key > 0) copy_keys(0, 0);

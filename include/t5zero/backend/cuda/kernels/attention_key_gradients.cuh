@@ -21,7 +21,7 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
   constexpr int other_rows = Blocking::other_rows;
   const attention_place<T> place(in);
   const int block_key = static_cast<int>(blockIdx.x) * own_rows;
-  if (block_key >= place.n_keys) return wait_for_previous_grid();
+  if (block_key >= place.n_keys) return wait_before_attention<T>(to.bucket_sums != nullptr);
   const int rows = min(own_rows, place.n_keys - block_key);
   const int first_query = place.causal ? block_key : 0;  // earlier ones do not see these keys
   const int d_kv = static_cast<int>(in.d_kv);
@@ -44,7 +44,7 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
         in.relative_bias, static_cast<int>(in.n_heads), place.head, buckets);
   }
 
-  wait_for_previous_grid();  // the bias is a weight: it was there before
+  wait_before_attention<T>(to.bucket_sums != nullptr);  // the bias is a weight: it was there before
   copy_pair<Blocking, own_rows, D>(own_tiles, place, in.key, in.value, place.first_key, block_key, rows,
                                    d_kv);
   if (first_query < place.n_queries) copy_queries(0, first_query);

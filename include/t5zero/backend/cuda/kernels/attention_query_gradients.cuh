@@ -89,7 +89,7 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
                 ((static_cast<index_t>(place.head) * gridDim.z + place.sequence) * query_blocks + block) *
                     to.n_buckets;
   if (block_query >= place.n_queries) {
-    wait_for_previous_grid();
+    wait_before_attention<T>(to.bucket_sums != nullptr);
     if (has_bias && block_sums != nullptr) {
       for (int i = static_cast<int>(threadIdx.x); i < to.n_buckets; i += Blocking::threads)
         block_sums[i] = 0.0F;
@@ -121,7 +121,7 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
     for (int d = occurring.first + lane; d < occurring.end; d += warp_size) diagonals[d + reach + 30] = 0.0F;
   }
 
-  wait_for_previous_grid();  // the bias is a weight: it was there before
+  wait_before_attention<T>(to.bucket_sums != nullptr);  // the bias is a weight: it was there before
   copy_pair<Blocking, own_rows, D>(own_tiles, place, in.query, to.grad_context, place.first_query,
                                    block_query, rows, d_kv);
   if (end_key > 0) copy_keys(0, 0);

@@ -14,11 +14,21 @@
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/kernels/element.cuh>
+#include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/relative_bias.cuh>
 #include <t5zero/backend/cuda/kernels/tensor_core.cuh>
-#include <t5zero/backend/cuda/token_matmul.hpp>
 
 namespace t5zero::cuda::detail {
+
+/// wait_for_previous_grid() of attention's kernels. Of fp32 what follows is a product whose blocks fill a
+/// multiprocessor each (split_matmul), unless `is_summed`: then it is the small kernel that adds up buckets.
+template <element T>
+__device__ inline void wait_before_attention(bool is_summed = false) {
+  if (sizeof(T) == 4 && !is_summed)
+    wait_for_previous_grid_alone();
+  else
+    wait_for_previous_grid();
+}
 
 /// Each warp of OwnWarps has 16 rows of the block's own; OtherWarps warps share them and divide the other
 /// side, of which 16 * OtherWarps * Chunks rows are in shared memory at a time, in one of Stages buffers.

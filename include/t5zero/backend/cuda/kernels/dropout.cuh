@@ -28,6 +28,7 @@ __global__ void __launch_bounds__(row_threads)
     residual_dropout_add_kernel(matrix_view<const float> x, matrix_view<const float> branch,
                                 dropout_site site, const std::uint32_t* rows, const std::uint32_t* positions,
                                 matrix_view<float> out) {
+  wait_for_previous_grid();
   const index_t t = blockIdx.x;
   const int first = first_feature<Features>();
   const int available = static_cast<int>(x.cols) - first;
@@ -47,6 +48,7 @@ template <int Features, bool Packs, element From, element To>
 __global__ void __launch_bounds__(row_threads)
     dropout_kernel(matrix_view<const From> from, dropout_site site, const std::uint32_t* rows,
                    const std::uint32_t* positions, matrix_view<To> to) {
+  wait_for_previous_grid();
   const index_t t = blockIdx.x;
   const int first = first_feature<Features>();
   const int available = static_cast<int>(from.cols) - first;
@@ -72,10 +74,9 @@ void dropout(execution& e, matrix_view<const From> from, const dropout_site& sit
   const row_grid grid(from.rows, from.cols, features);
   const bool packs = takes_packs(from, features) && takes_packs(to, features);
   with_packs(packs, [&](auto whole) {
-    dropout_kernel<features, whole()>
-        <<<grid.blocks, grid.threads, 0, e.stream()>>>(from, site, tokens.rows, tokens.positions, to);
+    launch(e, dropout_kernel<features, whole(), From, To>, grid.overlapping(e), from, site, tokens.rows,
+           tokens.positions, to);
   });
-  check(cudaGetLastError());
 }
 
 }  // namespace detail
@@ -92,10 +93,9 @@ inline void residual_dropout_add(execution& e, matrix_view<const float> x, matri
   const bool packs = detail::takes_packs(x, features) && detail::takes_packs(branch, features) &&
                      detail::takes_packs(out, features);
   detail::with_packs(packs, [&](auto whole) {
-    detail::residual_dropout_add_kernel<features, whole()>
-        <<<grid.blocks, grid.threads, 0, e.stream()>>>(x, branch, site, tokens.rows, tokens.positions, out);
+    detail::launch(e, detail::residual_dropout_add_kernel<features, whole()>, grid.overlapping(e), x, branch,
+                   site, tokens.rows, tokens.positions, out);
   });
-  check(cudaGetLastError());
 }
 
 template <element T>

@@ -10,9 +10,9 @@
 #include <cstddef>
 
 #include <t5zero/backend/cuda/check.hpp>
+#include <t5zero/backend/cuda/current_device.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/tensor_core.cuh>
-#include <t5zero/backend/cuda/token_matmul.hpp>
 
 namespace t5zero::cuda::detail {
 
@@ -26,6 +26,14 @@ __device__ inline void wait_for_previous_grid() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/// The same, but the next kernel starts when this one ends: its blocks would wait in room that what runs
+/// beside a long kernel needs.
+__device__ inline void wait_for_previous_grid_alone() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
@@ -97,8 +105,9 @@ template <class... Parameters>
 }
 
 /// Lets a kernel have all shared memory that it may ask for on the GPU in use. Does it take clusters?
+/// is_row_wise: it has none of its own to speak of.
 template <class... Parameters>
-[[nodiscard]] bool prepare_kernel(void (*kernel)(Parameters...)) {
+[[nodiscard]] bool prepare_kernel(void (*kernel)(Parameters...), bool is_row_wise) {
   const cudaFuncAttributes facts = attributes_of(kernel);
   // The same bound for each launch: graphs that hold earlier ones are instantiated under it, too.
   const auto declared = static_cast<index_t>(facts.sharedSizeBytes);
@@ -107,16 +116,20 @@ template <class... Parameters>
   if (facts.maxDynamicSharedSizeBytes < bound)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bound));
   // A multiprocessor divides its memory into cache and shared memory anew only when it is idle: kernels that
-  // are to meet there must ask for the same division.
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                             cudaSharedmemCarveoutMaxShared));
+  // are to meet there must ask for the same division. Those that work row by row meet the optimizer's.
+  if (!is_row_wise) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                               cudaSharedmemCarveoutMaxShared));
+  }
   return takes_clusters(facts);
 }
 
 /// The same, asked once for each kernel of a device.
 template <class... Parameters>
-[[nodiscard]] bool takes_clusters(const execution& e, void (*kernel)(Parameters...)) {
-  return e.prepared(reinterpret_cast<const void*>(kernel), [&] { return prepare_kernel(kernel); });
+[[nodiscard]] bool takes_clusters(const execution& e, void (*kernel)(Parameters...),
+                                  bool is_row_wise = false) {
+  return e.prepared(reinterpret_cast<const void*>(kernel),
+                    [&] { return prepare_kernel(kernel, is_row_wise); });
 }
 
 /// How a kernel is launched.
@@ -126,11 +139,12 @@ struct overlapped_launch {
   index_t shared_bytes = 0;
   int cluster = 1;  ///< neighbours along x
   launch_overlap overlap = launch_overlap::none;
+  bool is_row_wise = false;  ///< an elementwise kernel, or one that needs shared memory for a sum alone
 };
 template <class... Parameters>
 void launch(execution& e, void (*kernel)(Parameters...), const overlapped_launch& how,
             const Parameters&... parameters) {
-  const bool modern = takes_clusters(e, kernel);
+  const bool modern = takes_clusters(e, kernel, how.is_row_wise);
   std::array<cudaLaunchAttribute, 2> attributes{};
   cudaLaunchConfig_t config{};
   config.gridDim = how.blocks;

@@ -5,24 +5,23 @@
 // execution's stream; one launch each.
 //   convert: to = from rounded to nearest; overwrites.
 //   partial_squares: parts[i] overwritten; not finite if any gradient is not. Squares are added in fp32
-//   inside
-//     a thread's 64 bytes and in double beyond. The blocks begin with the end of the range: what the L2 holds
-//     afterwards is the beginning, where the optimizer starts to read.
+//     inside a thread's 64 bytes and in double beyond. The blocks begin with the front of the range, which
+//     backward writes last: it is the likeliest to be in the second-level cache still.
 //   sum_parts: *result overwritten.
 //   adamw: master, first, second updated in place, weights (16-bit copies, or null) overwritten; nothing
 //     changes where params->applies is false. Scalars are read on the GPU: nothing waits for the host. Weight
 //     decay is on between boundaries 2 k and 2 k + 1: a block counts once how many lie before it, while its
 //     loads are under way, and looks closer only where one lies inside it.
-//   adamw_rows: weights of the rows that ids name as adamw will leave them: the same bits, whatever of the
-//   two
-//     writes last. An id outside the table, or one that comes twice, does no harm.
+//   adamw_rows: weights of the rows that ids name as adamw will leave them: the same bits, whichever of
+//     the two writes last. An id outside the table, or one that comes twice, does no harm.
 //
 // Floors at 4.27 TB/s (H200) and targets.
 //   adamw, 28 bytes an element, t5-small: 1.69 GB, 397 us, target 430 us; t5-large: 20.7 GB, 4.84 ms, target
 //     5.2 ms (with 16-bit gradients and copies as with fp32 ones and none). Beside the forward it takes
 //     longer.
 //   partial_squares, t5-small fp16: 121 MB, 28 us, target 34 us; t5-large fp32: 2.95 GB, 0.69 ms, target
-//   0.75. convert, t5-small to fp16: 363 MB, 85 us, target 95 us.
+//     0.75.
+//   convert, t5-small to fp16: 363 MB, 85 us, target 95 us.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -84,7 +83,7 @@ __global__ void __launch_bounds__(Threads)
   constexpr int packs = 4;
   constexpr index_t per_tile = index_t{Threads} * packs * per_pack;
   double total = 0.0;
-  for (index_t tile = (count - 1) / per_tile - blockIdx.x; tile >= 0; tile -= gridDim.x) {
+  for (index_t tile = blockIdx.x; tile * per_tile < count; tile += gridDim.x) {
     const index_t first = tile * per_tile + static_cast<index_t>(threadIdx.x) * per_pack;
     pack<G, per_pack> loaded[packs];
     float squares = 0.0F;

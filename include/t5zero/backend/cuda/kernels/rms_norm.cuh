@@ -5,13 +5,14 @@
 // and its scaling.
 //
 // Backward: grad_x += grad_y * weight * r - x * (sum(grad_y * weight * x) * r^3 / d), fp32 [rows, d];
-// grad_weight [1, d], of its own type and mode, gets sum over rows of grad_y * x * r. Nothing overlaps.
-// The two results reduce along different axes. Up to 2048 rows one launch does both: some blocks take a row
-// each, others a slice of eight columns through all rows, which they find in the L2. A second pass over 2 x 4
-// MB of L2 costs less than the 2 us of a second launch that a reduction of partial sums would need; an atomic
-// counter in place of the launch would need memory that no other operation writes. Beyond, the second pass
-// would come from memory: then each block takes several rows and leaves partial sums of its columns, which a
-// second kernel adds.
+// grad_weight [1, d], of its own type and mode, gets sum over rows of grad_y * x * r.
+// rms_norm_dropout_backward also writes grad_branch [rows, d], T: dropout's mask applied to the new grad_x.
+// Nothing overlaps. The two results reduce along different axes. Up to 2048 rows one launch does both: some
+// blocks take a row each, others a slice of eight columns through all rows, which they find in the L2. A
+// second pass over 2 x 4 MB of L2 costs less than the 2 us of a second launch that a reduction of partial
+// sums would need; an atomic counter in place of the launch would need memory that no other operation writes.
+// Beyond, the second pass would come from memory: then each block takes several rows and leaves partial sums
+// of its columns, which a second kernel adds.
 //
 // Deterministic: fixed orders, no atomics. On the execution's stream.
 //
@@ -27,6 +28,7 @@
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/column_sums.cuh>
+#include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/row_access.cuh>
 #include <t5zero/backend/cuda/operations.hpp>
 #include <t5zero/backend/cuda/reduction_workspace.hpp>
@@ -46,6 +48,7 @@ __global__ void __launch_bounds__(Threads)
     rms_norm_forward_kernel(matrix_view<const float> x, const T* weight, float epsilon, matrix_view<T> y,
                             float* inverse_rms) {
   __shared__ float shared[Threads / warp_size];
+  wait_for_previous_grid();
   const index_t row = blockIdx.x;
   const int cols = static_cast<int>(x.cols);
   pack<float, 4> loaded[PackCount];
@@ -94,14 +97,25 @@ __device__ inline void store_gradient(const gradient_view& to, index_t i, float 
   }
 }
 
+/// Where mask(gradient of x) goes, if anywhere.
+template <element T>
+struct dropped_gradient {
+  matrix_view<T> to{};
+  dropout_site site{};
+  const std::uint32_t* rows = nullptr;
+  const std::uint32_t* positions = nullptr;
+};
+
 /// Gradient of x in rows [begin, end); returns this thread's columns of the weight's gradient in `sums`.
 template <int Threads, int PackCount, bool Packs, element T>
 __device__ inline void norm_rows_backward(matrix_view<const float> grad_y, matrix_view<const float> x,
                                           const T* weight, const float* inverse_rms,
-                                          matrix_view<float> grad_x, index_t begin, index_t end,
-                                          float (&sums)[PackCount][4]) {
+                                          matrix_view<float> grad_x, const dropped_gradient<T>& dropped,
+                                          index_t begin, index_t end, float (&sums)[PackCount][4]) {
   __shared__ float shared[Threads / warp_size];
   const int cols = static_cast<int>(x.cols);
+  const bool drops = dropped.to.data != nullptr;
+  const dropout_mask mask(dropped.site);
   pack<T, 4> loaded_scale[PackCount];
 #pragma unroll
   for (int p = 0; p < PackCount; ++p) {
@@ -121,6 +135,14 @@ __device__ inline void norm_rows_backward(matrix_view<const float> grad_y, matri
       before[p] = load_features<4, Packs>(grad_x.data + row * grad_x.stride + column, cols - column);
     }
     const float r = inverse_rms[row];
+    // Masks too, while loads are under way.
+    float multiplier[PackCount][4];
+    if (drops) {
+#pragma unroll
+      for (int p = 0; p < PackCount; ++p)
+        feature_multipliers(mask, dropped.rows, dropped.positions, row, norm_column<Threads>(p),
+                            multiplier[p]);
+    }
     float dot = 0.0F;
 #pragma unroll
     for (int p = 0; p < PackCount; ++p) {
@@ -145,6 +167,10 @@ __device__ inline void norm_rows_backward(matrix_view<const float> grad_y, matri
         sums[p][i] += g * v * r;
       }
       store_features<4, Packs>(grad_x.data + row * grad_x.stride + column, cols - column, total);
+      if (!drops) continue;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) total[i] *= multiplier[p][i];
+      store_features<4, Packs>(dropped.to.data + row * dropped.to.stride + column, cols - column, total);
     }
   }
 }
@@ -181,11 +207,13 @@ template <int Threads, int PackCount, bool Packs, element T>
 __global__ void __launch_bounds__(Threads)
     rms_norm_backward_kernel(matrix_view<const float> grad_y, matrix_view<const float> x, const T* weight,
                              const float* inverse_rms, matrix_view<float> grad_x, gradient_view grad_weight,
-                             unsigned slices) {
+                             unsigned slices, dropped_gradient<T> dropped) {
+  wait_for_previous_grid();
   if (blockIdx.x >= slices) {
     const index_t row = blockIdx.x - slices;
     float sums[PackCount][4] = {};
-    norm_rows_backward<Threads, PackCount, Packs>(grad_y, x, weight, inverse_rms, grad_x, row, row + 1, sums);
+    norm_rows_backward<Threads, PackCount, Packs>(grad_y, x, weight, inverse_rms, grad_x, dropped, row,
+                                                  row + 1, sums);
     return;
   }
   norm_weight_slice<Threads, Packs>(grad_y, x, inverse_rms, static_cast<int>(blockIdx.x) * slice_columns,
@@ -197,11 +225,12 @@ template <int Threads, int PackCount, bool Packs, element T>
 __global__ void __launch_bounds__(Threads)
     rms_norm_backward_rows_kernel(matrix_view<const float> grad_y, matrix_view<const float> x,
                                   const T* weight, const float* inverse_rms, matrix_view<float> grad_x,
-                                  float* partial, index_t rows_per_block) {
+                                  float* partial, index_t rows_per_block, dropped_gradient<T> dropped) {
   const index_t begin = blockIdx.x * rows_per_block;
   const index_t end = begin + rows_per_block < x.rows ? begin + rows_per_block : x.rows;
   float sums[PackCount][4] = {};
-  norm_rows_backward<Threads, PackCount, Packs>(grad_y, x, weight, inverse_rms, grad_x, begin, end, sums);
+  norm_rows_backward<Threads, PackCount, Packs>(grad_y, x, weight, inverse_rms, grad_x, dropped, begin, end,
+                                                sums);
   const int cols = static_cast<int>(x.cols);
 #pragma unroll
   for (int p = 0; p < PackCount; ++p) {
@@ -256,44 +285,74 @@ void rms_norm_forward(execution& e, matrix_view<const float> x, vector_view<cons
   if (x.rows == 0 || x.cols == 0) return;
   const bool packs = detail::takes_packs(x, 4) && detail::takes_packs(weight, 4) && detail::takes_packs(y, 4);
   detail::with_norm_block(x.cols, packs, [&](auto threads, auto pack_count, auto whole) {
-    detail::rms_norm_forward_kernel<threads(), pack_count(), whole()>
-        <<<static_cast<unsigned>(x.rows), threads(), 0, e.stream()>>>(x, weight.data, epsilon, y,
-                                                                      inverse_rms.data);
+    detail::launch(e, detail::rms_norm_forward_kernel<threads(), pack_count(), whole(), T>,
+                   {.blocks = dim3(static_cast<unsigned>(x.rows)),
+                    .threads = threads(),
+                    .overlap = overlap_of(e),
+                    .is_row_wise = true},
+                   x, weight.data, epsilon, y, inverse_rms.data);
   });
-  check(cudaGetLastError());
 }
+
+namespace detail {
 
 template <element T>
 void rms_norm_backward(execution& e, matrix_view<const float> grad_y, matrix_view<const float> x,
                        vector_view<const T> weight, vector_view<const float> inverse_rms,
-                       matrix_view<float> grad_x, const gradient_view& grad_weight) {
+                       matrix_view<float> grad_x, const gradient_view& grad_weight,
+                       const dropped_gradient<T>& dropped) {
   require(grad_y.rows == x.rows && grad_y.cols == x.cols && grad_x.rows == x.rows && grad_x.cols == x.cols &&
               weight.size == x.cols && inverse_rms.size >= x.rows &&
               grad_weight.rows * grad_weight.cols == x.cols,
           "cuda::rms_norm_backward: the shapes do not agree");
   if (x.cols == 0) return;
   const bool packs = detail::takes_packs(grad_y, 4) && detail::takes_packs(x, 4) &&
-                     detail::takes_packs(weight, 4) && detail::takes_packs(grad_x, 4);
+                     detail::takes_packs(weight, 4) && detail::takes_packs(grad_x, 4) &&
+                     detail::takes_packs(dropped.to, 4);
   const auto slices = static_cast<unsigned>(ceil_div(x.cols, detail::slice_columns));
   auto* const partial = reinterpret_cast<float*>(e.workspace(rms_norm_workspace_bytes(x.rows, x.cols)));
   detail::with_norm_block(x.cols, packs, [&](auto threads, auto pack_count, auto whole) {
     if (x.rows <= detail::norm_direct_rows) {
-      detail::rms_norm_backward_kernel<threads(), pack_count(), whole()>
-          <<<slices + static_cast<unsigned>(x.rows), threads(), 0, e.stream()>>>(
-              grad_y, x, weight.data, inverse_rms.data, grad_x, grad_weight, slices);
-      check(cudaGetLastError());
+      detail::launch(e, detail::rms_norm_backward_kernel<threads(), pack_count(), whole(), T>,
+                     {.blocks = dim3(slices + static_cast<unsigned>(x.rows)),
+                      .threads = threads(),
+                      .overlap = overlap_of(e),
+                      .is_row_wise = true},
+                     grad_y, x, weight.data, inverse_rms.data, grad_x, grad_weight, slices, dropped);
       return;
     }
     const index_t rows_per_block = ceil_div(x.rows, detail::norm_row_blocks);
     const index_t blocks = ceil_div(x.rows, rows_per_block);
     detail::rms_norm_backward_rows_kernel<threads(), pack_count(), whole()>
         <<<static_cast<unsigned>(blocks), threads(), 0, e.stream()>>>(
-            grad_y, x, weight.data, inverse_rms.data, grad_x, partial, rows_per_block);
+            grad_y, x, weight.data, inverse_rms.data, grad_x, partial, rows_per_block, dropped);
     check(cudaGetLastError());
     detail::rms_norm_weight_kernel<256, whole()><<<slices, 256, 0, e.stream()>>>(
         partial, static_cast<int>(blocks), static_cast<int>(x.cols), grad_weight);
     check(cudaGetLastError());
   });
+}
+
+}  // namespace detail
+
+template <element T>
+void rms_norm_backward(execution& e, matrix_view<const float> grad_y, matrix_view<const float> x,
+                       vector_view<const T> weight, vector_view<const float> inverse_rms,
+                       matrix_view<float> grad_x, const gradient_view& grad_weight) {
+  detail::rms_norm_backward<T>(e, grad_y, x, weight, inverse_rms, grad_x, grad_weight, {});
+}
+
+template <element T>
+void rms_norm_dropout_backward(execution& e, matrix_view<const float> grad_y, matrix_view<const float> x,
+                               vector_view<const T> weight, vector_view<const float> inverse_rms,
+                               matrix_view<float> grad_x, const gradient_view& grad_weight,
+                               const dropout_site& site, const ragged_view& tokens,
+                               matrix_view<T> grad_branch) {
+  require(
+      grad_branch.rows == x.rows && grad_branch.cols == x.cols && (!site.active() || tokens.tokens == x.rows),
+      "cuda::rms_norm_dropout_backward: the shapes do not agree");
+  detail::rms_norm_backward<T>(e, grad_y, x, weight, inverse_rms, grad_x, grad_weight,
+                               {grad_branch, site, tokens.rows, tokens.positions});
 }
 
 template <element T>
@@ -307,6 +366,15 @@ void operations<T>::rms_norm_backward(execution& e, matrix_view<const float> gra
                                       vector_view<const float> inverse_rms, matrix_view<float> grad_x,
                                       const gradient_view& grad_weight) {
   cuda::rms_norm_backward<T>(e, grad_y, x, weight, inverse_rms, grad_x, grad_weight);
+}
+template <element T>
+void operations<T>::rms_norm_dropout_backward(execution& e, matrix_view<const float> grad_y,
+                                              matrix_view<const float> x, vector_view<const T> weight,
+                                              vector_view<const float> inverse_rms, matrix_view<float> grad_x,
+                                              const gradient_view& grad_weight, const dropout_site& site,
+                                              const ragged_view& tokens, matrix_view<T> grad_branch) {
+  cuda::rms_norm_dropout_backward<T>(e, grad_y, x, weight, inverse_rms, grad_x, grad_weight, site, tokens,
+                                     grad_branch);
 }
 
 }  // namespace t5zero::cuda

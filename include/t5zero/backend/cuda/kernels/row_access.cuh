@@ -9,6 +9,7 @@
 
 #include <t5zero/backend/cuda/kernels/dropout_mask.cuh>
 #include <t5zero/backend/cuda/kernels/element.cuh>
+#include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/tensor/ragged_view.hpp>
 #include <t5zero/tensor/tensor_view.hpp>
 
@@ -20,13 +21,17 @@ inline constexpr index_t row_threads = 128;
 /// Grid: x are the rows, y the parts of a row.
 struct row_grid {
   dim3 blocks;
-  dim3 threads;
+  int threads = 0;
 
   row_grid(index_t rows, index_t cols, int features) {
     const index_t packs = ceil_div(cols, features);
     const index_t per_block = std::min(row_threads, round_up(packs, warp_size));
     blocks = dim3(static_cast<unsigned>(rows), static_cast<unsigned>(ceil_div(packs, per_block)));
-    threads = dim3(static_cast<unsigned>(per_block));
+    threads = static_cast<int>(per_block);
+  }
+  /// A launch that may overlap the kernel in front.
+  [[nodiscard]] overlapped_launch overlapping(execution& e) const {
+    return {.blocks = blocks, .threads = threads, .overlap = overlap_of(e), .is_row_wise = true};
   }
 };
 

@@ -9,8 +9,9 @@
 //
 // Shapes: a is [rows, depth] or, transposed, [depth, rows]; b [depth, cols] or [cols, depth]; c [rows, cols].
 // Strides are multiples of 4 floats, first elements aligned to 16 bytes (takes_split_matmul). c overlaps
-// neither. Deterministic: the blocks of a cluster divide the depth; their sums are added in order. No
-// atomics, no workspace, one launch on the execution's stream.
+// neither. With a relu_result, c becomes the product where `activated` is positive, times its scale, else 0;
+// `activated` is not c. Deterministic: the blocks of a cluster divide the depth; their sums are added in
+// order. No atomics, no workspace, one launch on the execution's stream; it may overlap the kernel in front.
 //
 // Range: a result that an infinity, a NaN or a value beyond bfloat16's largest (3.39e38) contributes to is
 // NaN, where fp32 arithmetic may have an infinity; never finite. Parts below 2^-133 are lost: operands below
@@ -25,6 +26,7 @@
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
+#include <t5zero/backend/cuda/kernels/row_access.cuh>
 #include <t5zero/backend/cuda/kernels/split_tiles.cuh>
 #include <t5zero/backend/cuda/kernels/token_tiles.cuh>
 #include <t5zero/backend/cuda/split_matmul.hpp>
@@ -47,6 +49,7 @@ struct split_problem {
   int col_tiles;
   int parts;       ///< blocks of a cluster
   int part_slabs;  ///< of each
+  relu_result relu;
 };
 
 /// Where the pieces of a block's shared memory lie.
@@ -103,6 +106,7 @@ __global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
     }
   }
   __syncthreads();
+  wait_for_previous_grid_alone();
 
   if (warpgroup == 2) {
     release_registers_to<88>();
@@ -187,23 +191,44 @@ __global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
 
     const int lane = static_cast<int>(threadIdx.x) % warp_size;
     const int warp = static_cast<int>(threadIdx.x) / warp_size;
-    // A group of 8 columns of a warp's fragment.
-    const auto store = [&](int of_warp, int group, const float4& sum) {
+    // What the results meet on their way: the sums before, or what the relu gave. Loaded for several groups
+    // at a time, since each load would wait for the store in front.
+    const matrix_view<const float> other =
+        problem.accumulates ? matrix_view<const float>(problem.c) : problem.relu.activated;
+    struct pair_of_rows {
+      float2 values[2];
+    };
+    // A group of 8 columns of a warp's fragment: calls f(half, row, column) for its pairs in the result.
+    const auto for_each_pair = [&](int of_warp, int group, const auto& f) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const index_t row = first_row + of_warp * 16 + half * 8 + lane / 4;
         const index_t col = first_col + group * 8 + lane % 4 * 2;
-        if (row >= problem.c.rows || col >= problem.c.cols) continue;
-        auto* const to = reinterpret_cast<float2*>(&problem.c(row, col));
+        if (row < problem.c.rows && col < problem.c.cols) f(half, row, col);
+      }
+    };
+    const auto load_other = [&](int of_warp, int group) {
+      pair_of_rows result{};
+      if (other.data != nullptr) {
+        for_each_pair(of_warp, group, [&](int half, index_t row, index_t col) {
+          result.values[half] = *reinterpret_cast<const float2*>(&other(row, col));
+        });
+      }
+      return result;
+    };
+    const auto store = [&](int of_warp, int group, const float4& sum, const pair_of_rows& met) {
+      for_each_pair(of_warp, group, [&](int half, index_t row, index_t col) {
         float2 result{problem.alpha * (half == 0 ? sum.x : sum.z),
                       problem.alpha * (half == 0 ? sum.y : sum.w)};
         if (problem.accumulates) {
-          const float2 before = *to;
-          result.x += before.x;
-          result.y += before.y;
+          result.x += met.values[half].x;
+          result.y += met.values[half].y;
+        } else if (other.data != nullptr) {
+          result.x = met.values[half].x > 0.0F ? result.x * problem.relu.scale : 0.0F;
+          result.y = met.values[half].y > 0.0F ? result.y * problem.relu.scale : 0.0F;
         }
-        *to = result;
-      }
+        *reinterpret_cast<float2*>(&problem.c(row, col)) = result;
+      });
     };
     constexpr int groups = Cols / 8;
     const auto group_of = [&](int group) {
@@ -212,8 +237,16 @@ __global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
     };
     if (problem.parts == 1) {
       if (warpgroup < warpgroups) {
+        constexpr int at_once = 4;
+        static_assert(groups % at_once == 0);
 #pragma unroll
-        for (int group = 0; group < groups; ++group) store(warp, group, group_of(group));
+        for (int first_group = 0; first_group < groups; first_group += at_once) {
+          pair_of_rows met[at_once];
+#pragma unroll
+          for (int i = 0; i < at_once; ++i) met[i] = load_other(warp, first_group + i);
+#pragma unroll
+          for (int i = 0; i < at_once; ++i) store(warp, first_group + i, group_of(first_group + i), met[i]);
+        }
       }
       return;
     }
@@ -234,6 +267,9 @@ __global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
     wait_for_cluster();
     const int end = min(share, 4 * warpgroups * groups - rank * share);
     for (int i = warp; i < end; i += split_multiplying_warps) {
+      const int of_warp = (rank * share + i) / groups;
+      const int group = (rank * share + i) % groups;
+      const pair_of_rows met = load_other(of_warp, group);
       float4 sum{0.0F, 0.0F, 0.0F, 0.0F};
       for (int from = 0; from < problem.parts; ++from) {
         const float4 values = exchange[(from * share + i) * warp_size + lane];
@@ -242,7 +278,7 @@ __global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
         sum.z += values.z;
         sum.w += values.w;
       }
-      store((rank * share + i) / groups, (rank * share + i) % groups, sum);
+      store(of_warp, group, sum, met);
     }
   }
 #endif
@@ -284,7 +320,8 @@ void launch_split_matmul(execution& e, split_problem problem, split_division div
            {.blocks = dim3(static_cast<unsigned>(blocks)),
             .threads = split_threads,
             .shared_bytes = shared_bytes,
-            .cluster = division.parts},
+            .cluster = division.parts,
+            .overlap = overlap_of(e)},
            problem);
   });
 }
@@ -314,7 +351,7 @@ bool prefers_split_matmul(transpose transpose_a, matrix_view<const float> a, tra
 template <class T>
 void split_matmul(execution& e, transpose transpose_a, matrix_view<const float> a, transpose transpose_b,
                   matrix_view<const float> b, matrix_view<float> c, gradient_mode mode, float alpha,
-                  split_division division) {
+                  split_division division, const relu_result& relu) {
   const bool ta = transpose_a == transpose::yes;
   const bool tb = transpose_b == transpose::yes;
   require((ta ? a.cols : a.rows) == c.rows && (tb ? b.rows : b.cols) == c.cols &&
@@ -322,6 +359,10 @@ void split_matmul(execution& e, transpose transpose_a, matrix_view<const float> 
           "cuda::split_matmul: the shapes do not agree");
   require(takes_split_matmul(transpose_a, a, transpose_b, b, c),
           "cuda::split_matmul: sizes, strides or addresses are not multiples of 16 bytes");
+  require(relu.activated.data == nullptr ||
+              (relu.activated.rows == c.rows && relu.activated.cols == c.cols &&
+               detail::takes_packs(relu.activated, 2) && mode == gradient_mode::overwrite),
+          "cuda::split_matmul: the relu's result does not fit the product");
   if (c.rows == 0 || c.cols == 0) return;
   const detail::split_problem problem{.a = a,
                                       .b = b,
@@ -331,7 +372,8 @@ void split_matmul(execution& e, transpose transpose_a, matrix_view<const float> 
                                       .row_tiles = 0,
                                       .col_tiles = 0,
                                       .parts = 0,
-                                      .part_slabs = 0};
+                                      .part_slabs = 0,
+                                      .relu = relu};
   if (ta)
     detail::launch_split_matmul<detail::operand_layout::rows, detail::operand_layout::rows>(e, problem,
                                                                                             division);
