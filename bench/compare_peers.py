@@ -220,9 +220,10 @@ def masked_alike(ours, peer, again, once_more, unmasked, result):
         return statistics.mean(differences), statistics.stdev(differences) / len(differences) ** 0.5
 
     means = [statistics.mean(losses) for losses in peers]
+    spread = max(means) - min(means)
     mean, error = distance(ours)
-    noise = max(3 * error, max(means) - min(means))
-    result.update(mean_difference_100=mean, standard_error=error, spread_of_seeds=max(means) - min(means),
+    noise = max(3 * error, spread)
+    result.update(mean_difference_100=mean, standard_error=error, spread_of_seeds=spread,
                   without_dropout_100=distance(unmasked)[0])
     result["tells_dropout"] = abs(result["without_dropout_100"]) > noise
     return abs(mean) <= noise

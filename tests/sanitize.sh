@@ -48,7 +48,6 @@ command -v compute-sanitizer >/dev/null || { echo "sanitize: there is no compute
   awk -v part="${part%/*}" -v parts="${part#*/}" 'NF && ++cases % parts == part % parts' >"$log/names"
 cases=$(grep -c . "$log/names")
 [ "$cases" -gt 0 ] || { echo "sanitize: $program names no test cases" >&2; exit 2; }
-status=0
 
 # report <tool>: what its cases came to.
 report() {

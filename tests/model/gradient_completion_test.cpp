@@ -50,19 +50,15 @@ TEMPLATE_TEST_CASE("each gradient is completed once, when it is whole", "", t5ze
     CAPTURE(name, recomputes);
     const t5zero::memory_plan plan =
         run::plan(shape, golden::shape_of(batch), {.recomputes_activations = recomputes});
-    std::vector<std::max_align_t> arena(
-        static_cast<std::size_t>(plan.arena_bytes) / sizeof(std::max_align_t) + 8);
-    auto* memory = reinterpret_cast<std::byte*>(arena.data());
-    memory += (64 - reinterpret_cast<std::uintptr_t>(memory) % 64) % 64;
-    const auto at = [&](t5zero::slice where) { return memory + where.offset; };
+    const t5zero::trainer_memory<run> memory(plan);
     typename backend::device device({.threads = 1});
-    device.set_workspace(at(plan.workspace), plan.workspace.bytes);
+    device.set_workspace(memory.template at<std::byte>(plan.workspace), plan.workspace.bytes);
     const index_t count = t5zero::parameter_count(shape);
-    auto* weights = reinterpret_cast<T*>(at(plan.weights));
+    auto* weights = memory.weights();
     for (index_t i = 0; i < count; ++i)
       weights[i] = static_cast<T>(0.02F * static_cast<float>(i * 37 % 19 - 9));
     // Whatever is completed before it is written differs from what it is in the end.
-    auto* gradients = reinterpret_cast<T*>(at(plan.gradients));
+    auto* gradients = memory.template at<T>(plan.gradients);
     for (index_t i = 0; i < count; ++i)
       gradients[i] = static_cast<T>(std::numeric_limits<float>::quiet_NaN());
 
@@ -70,7 +66,8 @@ TEMPLATE_TEST_CASE("each gradient is completed once, when it is whole", "", t5ze
     std::vector<T> seen(static_cast<std::size_t>(count));
     using ops = typename run::operations;
     t5zero::zero::local_gradients sink(
-        shape, at(plan.gradients), plan.gradient_type, reinterpret_cast<float*>(at(plan.gradient_sums)),
+        shape, memory.template at<std::byte>(plan.gradients), plan.gradient_type,
+        memory.template at<float>(plan.gradient_sums),
         [&](const float* from, void* to, t5zero::dtype type, index_t elements) {
           ops::convert(device.main(), from, to, type, elements);
         },
@@ -87,7 +84,7 @@ TEMPLATE_TEST_CASE("each gradient is completed once, when it is whole", "", t5ze
         });
     sink.begin_micro_batch(false);
     t5zero::zero::resident_source<T> source(weights);
-    const t5zero::model::activations<T> activations(memory, plan.training, shape);
+    const t5zero::model::activations<T> activations(memory.data(), plan.training, shape);
     const float scale = 1.0F;
     t5zero::loss_sums sums;
     const t5zero::model::t5<typename run::sublayers, T> model(shape);

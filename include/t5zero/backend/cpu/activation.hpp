@@ -69,7 +69,7 @@ template <element T>
 void relu_dropout_backward(execution& execution, matrix_view<const T> grad_activated,
                            matrix_view<const T> activated, const dropout_site& site,
                            matrix_view<T> grad_hidden) {
-  const float scale = site.active() ? site.scale() : 1.0F;
+  const float scale = site.scale();
   for_each_row(execution, activated.rows, [&](index_t t) {
     const T* gradient = grad_activated.row(t).data;
     const T* value = activated.row(t).data;

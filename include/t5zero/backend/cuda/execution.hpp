@@ -110,7 +110,7 @@ class execution {
   /// stream, a copy?
   [[nodiscard]] bool take_barrier() { return std::exchange(has_barrier_, false); }
   void note_barrier() { has_barrier_ = true; }
-  /// May kernels overlap at all?
+  /// May kernels overlap at all? Asked where one is launched.
   [[nodiscard]] bool overlaps_launches() const { return overlaps_launches_; }
   void join_branches() {
     for (int branch = 0; branch < branch_count; ++branch) join(static_cast<branch_of>(branch));
@@ -149,7 +149,7 @@ enum class launch_overlap : std::uint8_t { none, previous };
 
 /// May the next kernel of `e` overlap the one before it? Not behind a copy or another stream's event.
 [[nodiscard]] inline launch_overlap overlap_of(execution& e) {
-  return e.take_barrier() || !e.overlaps_launches() ? launch_overlap::none : launch_overlap::previous;
+  return e.take_barrier() ? launch_overlap::none : launch_overlap::previous;
 }
 
 }  // namespace t5zero::cuda

@@ -41,8 +41,7 @@ struct operations {
     if constexpr (std::same_as<T, float>) {
       if (is_split(e, transpose::no, grad_y, transpose::no, weight, grad_hidden)) {
         return split_matmul(e, transpose::no, grad_y, transpose::no, weight, grad_hidden,
-                            gradient_mode::overwrite, 1.0F, {},
-                            {activated, site.active() ? site.scale() : 1.0F});
+                            gradient_mode::overwrite, 1.0F, {}, {activated, site.scale()});
       }
     }
     matmul<T, T, T>(e, transpose::no, grad_y, transpose::no, weight, grad_hidden);

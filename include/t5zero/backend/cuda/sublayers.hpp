@@ -166,6 +166,7 @@ struct token_sublayers : nn::composed_sublayers<operations<T>, T> {
     }
     return grad.value;
   }
+
   static void self_attention_backward(execution& e, const model_shape& shape, attention_mask mask,
                                       const ragged_view& tokens, const nn::self_attention_weights<T>& weights,
                                       const nn::attention_dropout& dropout, matrix_view<const float> x,

@@ -179,7 +179,7 @@ void relu_dropout_backward(execution& e, matrix_view<const T> grad_activated, ma
                      detail::takes_packs(activated, features) && detail::takes_packs(grad_hidden, features);
   detail::with_packs(packs, [&](auto whole) {
     detail::launch(e, detail::relu_dropout_backward_kernel<features, whole(), T>, grid.overlapping(e),
-                   grad_activated, activated, site.active() ? site.scale() : 1.0F, grad_hidden);
+                   grad_activated, activated, site.scale(), grad_hidden);
   });
 }
 

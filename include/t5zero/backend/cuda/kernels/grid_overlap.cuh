@@ -159,7 +159,7 @@ void launch(execution& e, void (*kernel)(Parameters...), const overlapped_launch
     attribute.val.clusterDim.y = 1;
     attribute.val.clusterDim.z = 1;
   }
-  if (modern && how.overlap == launch_overlap::previous) {
+  if (modern && how.overlap == launch_overlap::previous && e.overlaps_launches()) {
     cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;

@@ -274,9 +274,7 @@ void grad_matmul(execution& e, const grad_matmul_arguments<T>& in) {
       detail::gradient_rows<T>{in.grad, in.grad_normed, in.x, in.norm_weight.data, in.inverse_rms.data,
                                in.gradient, in.dropout, in.tokens.rows, in.tokens.positions, in.dropped},
       in.grad.rows, in.grad.cols, in.y.cols,
-      detail::backward_result<T>{in.y, in.activated,
-                                 in.activated_dropout.active() ? in.activated_dropout.scale() : 1.0F},
-      in.overlap);
+      detail::backward_result<T>{in.y, in.activated, in.activated_dropout.scale()}, in.overlap);
 }
 
 template <token_element T>
