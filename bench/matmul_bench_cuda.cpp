@@ -2,7 +2,8 @@
 //   matmul_bench_cuda <t5-small|t5-base|t5-large|t5-3b> <fp32|tf32|fp16|bf16> <tokens> [candidates]
 // One JSON line for each product: microseconds of the heuristic's first choice and of the best one, and what
 // the arithmetic (at the measured peak of the precision) and the bytes (at copy bandwidth) would take alone.
-// For fp32 split_matmul too: as it is cut, and each cut where `candidates` is more than 1.
+// For fp32 split_matmul too: as it is cut, and each cut (tile/parts/pieces) where `candidates` is more
+// than 1.
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
@@ -37,6 +38,11 @@ void measure_split(const product& work, const float* a, const float* b, float* c
   if (!cuda::takes_split_matmul(work.a, work.b, work.rows, work.cols, work.depth)) return;
   cuda::device device({});
   cuda::execution& e = device.main();
+  const index_t workspace_bytes =
+      cuda::workspace_division::of_main(cuda::most_matmul_workspace_bytes).total_bytes();
+  std::byte* workspace = nullptr;
+  check(cudaMalloc(reinterpret_cast<void**>(&workspace), static_cast<std::size_t>(workspace_bytes)));
+  device.set_workspace(workspace, workspace_bytes);
   const bool ta = work.a == transpose::yes;
   const bool tb = work.b == transpose::yes;
   const matrix_view<const float> left{a, ta ? work.depth : work.rows, ta ? work.rows : work.depth};
@@ -57,10 +63,16 @@ void measure_split(const product& work, const float* a, const float* b, float* c
     for (int tile = 0; tile < static_cast<int>(cuda::split_tiles.size()); ++tile) {
       for (int parts = 1; parts <= cuda::split_max_parts; ++parts)
         std::printf("%s\"%d/%d\": %.2f", tile + parts == 1 ? "" : ", ", tile, parts, time({tile, parts}));
+      for (const int pieces : cuda::split_pieces) {
+        const cuda::split_division division{tile, 1, pieces};
+        if (cuda::split_workspace_bytes(work.rows, work.cols, division) <= e.workspace_bytes())
+          std::printf(", \"%d/1/%d\": %.2f", tile, pieces, time(division));
+      }
     }
     std::printf("}");
   }
   std::printf("}\n");
+  check(cudaFree(workspace));
 }
 
 template <element T>

@@ -74,16 +74,17 @@ inline t5zero::generation_options options_named(const std::string& name, index_t
   return options;
 }
 
-/// Every reference case of a model.
+/// Every reference case of a model, or one of so many.
 template <class Model, class Backend>
-void check_generation() {
+void check_generation(int one_of = 1) {
   using run = t5zero::run<Model, t5zero::zero_0, t5zero::fp32, Backend>;
   const std::string name(Model::name);
   const tensors values = golden::read(directory(name) / "golden.safetensors");
   const nlohmann::json cases = read_json(directory(name) / "golden.json")["generate"];
   int checked = 0;
+  int seen = 0;
   for (const auto& [key, expected] : cases.items()) {
-    if (!expected.is_object()) continue;
+    if (!expected.is_object() || seen++ % one_of != 0) continue;
     CAPTURE(name, key);
     const bool memorised = key.rfind("memorised.", 0) == 0;
     const int index = memorised ? std::stoi(key.substr(key.find("batch") + 5)) : 0;
@@ -117,7 +118,7 @@ void check_generation() {
       ++checked;
     }
   }
-  CHECK(checked > 100);
+  CHECK(checked > 100 / one_of);
 }
 
 }  // namespace golden

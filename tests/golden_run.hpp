@@ -110,7 +110,7 @@ void check_forward_and_gradients() {
 }
 
 template <class Run>
-void check_training() {
+void check_training(index_t steps = 24) {
   constexpr tolerance bound = tolerance_of<typename Run::precision>;
   const tensors values = golden::read(directory(std::string(Run::model::name)) / "golden.safetensors");
   const nlohmann::json curve = read_json(directory(std::string(Run::model::name)) / "golden.json");
@@ -123,7 +123,7 @@ void check_training() {
   options.optimizer = adamw;
   golden_run<Run> run(options, values);
   const t5zero::lr_schedule schedule{t5zero::lr_schedule_kind::linear, 1e-3, 4, 24};
-  for (index_t step = 0; step < 24; ++step) {
+  for (index_t step = 0; step < steps; ++step) {
     CAPTURE(step);
     const auto at = static_cast<std::size_t>(step);
     const double lr = schedule(step);
@@ -133,6 +133,7 @@ void check_training() {
     CHECK(std::abs(loss / curve["loss"][at].get<double>() - 1.0) < bound.step);
     CHECK(std::abs(result.grad_norm / curve["grad_norm"][at].get<double>() - 1.0) < bound.step);
   }
+  if (steps < 24) return;
   for (const t5zero::parameter_row& row : run.trainer.parameters()) {
     const std::string name = t5zero::checkpoint_name(row);
     CAPTURE(name);

@@ -3,10 +3,17 @@
 #   tests/sanitize.sh <test program> [tools] [seconds a case] [cases at a time] [part/parts] [Catch2's names of cases]
 # Prints one line for each tool: how many cases were clean, found something, or ran out of time, and the names and
 # first report lines of those that were not clean. With 2/3 it takes every third case, from the second on. Cases
-# take the machine's GPUs in turn, and compute-sanitizer is bound by the CPU: many cores help. Stopped by SIGTERM it
-# reports on the cases that have ended. Exit code: 1 if a case was not clean, or did not end.
+# take the machine's GPUs in turn, and compute-sanitizer is bound by the CPU: many cores help. Each takes up to 6 GiB
+# of GPU memory; those that found none left are run again, one a GPU. Races that racecheck reports inside cuBLASLt's
+# own kernels, which wait by means it does not know, do not count. Stopped by SIGTERM it reports on the cases that
+# have ended. Exit code: 1 if a case was not clean, or did not end.
 set -u
-program=${1:?usage: tests/sanitize.sh <test program> [tools] [seconds a case] [cases at a time] [part/parts] [names]}
+usage="usage: tests/sanitize.sh <test program> [tools] [seconds a case] [cases at a time] [part/parts] [names]"
+program=${1:-}
+case $program in
+  "" | -*) echo "$usage" >&2; exit 2 ;;
+esac
+[ -x "$program" ] || { echo "sanitize: $program is no program: build the target ${program##*/} first" >&2; exit 2; }
 tools=${2:-"memcheck racecheck initcheck synccheck"}
 seconds=${3:-120}
 jobs=${4:-8}
@@ -18,22 +25,34 @@ gpus=$(nvidia-smi -L 2>/dev/null | grep -c .)
 [ "$gpus" -gt 0 ] || gpus=1
 export program seconds log gpus T5ZERO_UNDER_SANITIZER=1
 
-# one_case <number> <tool> <name>: runs the case; its verdict is a file $log/<tool>.<number>.<verdict>.
+# one_case <alone: yes or no> <tool> <number> <name>: runs the case; its verdict is a file
+# $log/<tool>.<number>.<verdict>.
 cat >"$log/one_case" <<'CASE'
-number=$1 tool=$2 name=$3
+alone=$1 tool=$2 number=$3 name=$4
 # Catch2 reads a comma and a bracket of a name as its own syntax.
 escaped=$(printf '%s' "$name" | sed 's/[],[]/\\&/g')
 start=$(date +%s)
 [ -n "${CUDA_VISIBLE_DEVICES:-}" ] || export CUDA_VISIBLE_DEVICES=$((number % gpus))
 timeout "$seconds" compute-sanitizer --tool "$tool" --launch-timeout 60 --error-exitcode 99 \
   "$program" "$escaped" >"$log/$tool.$number.out" 2>&1
-case $? in
+status=$?
+if [ "$tool" = racecheck ] && grep -q "Race reported" "$log/$tool.$number.out" &&
+  ! grep -E "(Read|Write) access at" "$log/$tool.$number.out" | grep -vqE "access at (nvjet|cutlass|cublas)" &&
+  grep -q "All tests passed" "$log/$tool.$number.out"; then
+  status=0
+fi
+case $status in
   0) verdict=clean ;;
   4) verdict=skipped ;;
   124) verdict=timeout ;;
   *) verdict=unclean ;;
 esac
 grep -q "No test cases matched" "$log/$tool.$number.out" && verdict=unclean
+# Want of memory shows in many ways, so what failed beside others without a finding has another try alone.
+findings="Race reported|Potential|Invalid |Uninitialized|Barrier error|Misaligned|out of bounds"
+if [ "$verdict" = unclean ] && [ "$alone" = no ] && ! grep -qE "^========= .*($findings)" "$log/$tool.$number.out"; then
+  verdict=again
+fi
 # A case that never reaches the GPU: what it says itself counts.
 if grep -q "terminated before first instrumented API call" "$log/$tool.$number.out" &&
   grep -q "All tests passed" "$log/$tool.$number.out"; then
@@ -49,6 +68,24 @@ command -v compute-sanitizer >/dev/null || { echo "sanitize: there is no compute
 cases=$(grep -c . "$log/names")
 [ "$cases" -gt 0 ] || { echo "sanitize: $program names no test cases" >&2; exit 2; }
 
+# run_cases <alone> <tool> <cases at a time>: those whose numbers and names are read.
+run_cases() {
+  awk '{ number = $1; sub(/^[0-9]+ /, ""); printf "%d%c%s%c", number, 0, $0, 0 }' |
+    xargs -0 -r -n 2 -P "$3" sh "$log/one_case" "$1" "$2"
+}
+
+# run_tool <tool>
+run_tool() {
+  awk '{ print NR, $0 }' "$log/names" | run_cases no "$1" "$jobs"
+  for failed in "$log/$1".*.again; do
+    [ -e "$failed" ] || continue
+    number=${failed%.again}
+    echo "${number##*.} $(cat "$failed")"
+    rm "$failed"
+  done >"$log/$1.again"
+  run_cases yes "$1" "$gpus" <"$log/$1.again"
+}
+
 # report <tool>: what its cases came to.
 report() {
   tool=$1
@@ -57,10 +94,19 @@ report() {
   done
   echo "$tool: $clean of $cases clean, $skipped skipped, $timeout out of time, $unclean not clean; longest:" \
     "$(sort -rn "$log/$tool.times" 2>/dev/null | head -1)"
-  if [ "$clean" -eq 0 ] || [ $((clean + skipped + timeout + unclean)) -ne "$cases" ]; then
+  if [ "$clean" -eq 0 ]; then
     status=1
-    echo "  not every case came to a verdict, or all were skipped"
+    echo "  no case was clean"
   fi
+  number=0
+  while read -r name; do
+    number=$((number + 1))
+    for verdict in clean skipped timeout unclean; do
+      [ -e "$log/$tool.$number.$verdict" ] && continue 2
+    done
+    status=1
+    echo "  did not end: $name"
+  done <"$log/names"
   for bad in "$log/$tool".*.timeout "$log/$tool".*.unclean; do
     [ -e "$bad" ] || continue
     status=1
@@ -72,9 +118,7 @@ report() {
 
 status=0
 for tool in $tools; do
-  # In the background, so that a signal is heard at once.
-  awk -v tool="$tool" '{ printf "%d%c%s%c%s%c", NR, 0, tool, 0, $0, 0 }' "$log/names" |
-    xargs -0 -r -n 3 -P "$jobs" sh "$log/one_case" &
+  run_tool "$tool" &  # in the background, so that a signal is heard at once
   trap 'report "$tool"; exit 1' TERM
   wait $!
   trap - TERM

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -37,6 +38,11 @@ using t5zero::index_t;
   if (cudaGetDeviceCount(&count) == cudaSuccess && count > 0) return true;
   skip_test("no GPU");
   return false;
+}
+
+/// Does compute-sanitizer run the test (sanitize.sh)? It is a hundred times slower, and takes memory.
+[[nodiscard]] inline bool under_sanitizer() {
+  return std::getenv("T5ZERO_UNDER_SANITIZER") != nullptr;
 }
 
 /// `size` elements of device memory between two guards; download() checks that the guards are whole.

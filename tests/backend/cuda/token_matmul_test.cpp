@@ -24,7 +24,9 @@ template <class T>
 using cpu_operations = t5zero::cpu::operations<T>;
 
 // Around the heights of tiles.
-const std::vector<index_t> token_counts{1, 15, 16, 17, 48, 63, 64, 65, 130};
+const std::vector<index_t> token_counts = under_sanitizer()
+                                              ? std::vector<index_t>{1, 17, 65}
+                                              : std::vector<index_t>{1, 15, 16, 17, 48, 63, 64, 65, 130};
 // {features of the result, depth}: t5-small and t5-base, odd multiples of 8, less than a tile.
 const std::vector<std::array<index_t, 2>> computed_shapes{{1536, 512}, {2048, 512}, {512, 512}, {3072, 768},
                                                           {1000, 520}, {8, 8},      {72, 1016}, {4096, 1024}};
@@ -373,7 +375,8 @@ TEST_CASE("cuda: overlapping products of few tokens wait for each other", "[cuda
   constexpr index_t tokens = 48;
   constexpr index_t d_model = 512;
   constexpr index_t d_ff = 2048;
-  constexpr int layers = 12;
+  const int layers = under_sanitizer() ? 2 : 12;
+  const int runs = under_sanitizer() ? 2 : 20;
   const dropout_pair dropout(0.1F);
   const device_ragged_batch batch(sequences(tokens));
   const auto in = on_device(random_elements<float16>(d_ff * d_model, 1, deviation(d_model)));
@@ -409,7 +412,7 @@ TEST_CASE("cuda: overlapping products of few tokens wait for each other", "[cuda
   };
   submit(launch_overlap::none);
   const auto expected = x.download();
-  for (int run = 0; run < 20; ++run) {
+  for (int run = 0; run < runs; ++run) {
     x.upload(start);
     submit(launch_overlap::previous);
     CHECK(same_bits(x.download(), expected));
@@ -419,7 +422,7 @@ TEST_CASE("cuda: overlapping products of few tokens wait for each other", "[cuda
   cudaGraphExec_t made = nullptr;
   t5zero::cuda::check(cudaGraphInstantiate(&made, graph.get(), 0));
   const t5zero::cuda::unique_graph_exec executable(made);
-  for (int run = 0; run < 20; ++run) {
+  for (int run = 0; run < runs; ++run) {
     x.upload(start);
     t5zero::cuda::check(cudaGraphLaunch(executable.get(), gpu.main().stream()));
     CHECK(same_bits(x.download(), expected));

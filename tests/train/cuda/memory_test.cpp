@@ -3,7 +3,6 @@
 #include <t5zero/cuda.hpp>
 
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -44,8 +43,7 @@ index_t available_after_training(t5zero::trainer<Run>& trainer) {
 
 TEST_CASE("the GPU's memory in use is what was planned, graphs included", "[cuda]") {
   if (!t5zero_test::has_gpu()) return;
-  if (std::getenv("T5ZERO_UNDER_SANITIZER") != nullptr)
-    return skip_test("a sanitizer takes memory of its own");
+  if (t5zero_test::under_sanitizer()) return skip_test("a sanitizer takes memory of its own");
   using run = t5zero::run<t5zero::t5_small, t5zero::zero_2, t5zero::fp16, backend>;
   const t5zero::batch_shape largest = golden::shape_of(sentence(96, 96));
   const auto trains = [&](bool uses_graphs) {

@@ -36,7 +36,7 @@ struct plan_of_test {
   bool evaluates = false;
   bool recomputes = false;
   index_t accumulation = 1;
-  index_t longest = 400;  ///< tokens of a side
+  index_t longest = t5zero_test::under_sanitizer() ? 120 : 400;  ///< tokens of a side
 };
 
 struct trained {
@@ -58,9 +58,12 @@ trained train(const plan_of_test& how) {
   t5zero::trainer<run> trainer(run::model::shape, golden::shape_of(batch_of(how.longest, how.longest)),
                                options);
   trainer.initialize(1);
-  // More shapes than graphs have room, each twice; then some others, until theirs take the room.
-  for (index_t round = 0; round < 7; ++round) {
-    for (index_t shape = round < 2 ? 0 : 34; shape < (round < 2 ? 34 : 40); ++shape) {
+  // More shapes than graphs have room, each twice; then some others, until theirs take the room. Under a
+  // sanitizer four, three times.
+  const bool brief = t5zero_test::under_sanitizer();
+  for (index_t round = 0; round < (brief ? 3 : 7); ++round) {
+    const bool anew = brief || round < 2;
+    for (index_t shape = anew ? 0 : 34; shape < (anew ? 34 : 40); shape += brief ? 11 : 1) {
       const index_t source = 2 + (how.longest - 40) * shape / 40;
       const golden::ragged_batch batch = batch_of(source, how.longest - 8 - source);
       for (index_t micro = 0; micro < how.accumulation; ++micro)
@@ -91,21 +94,24 @@ TEMPLATE_TEST_CASE("graphs, no graphs, no overlap, and evaluations between updat
                    t5zero::fp32, t5zero::fp16, t5zero::bf16) {
   if (!t5zero_test::has_gpu()) return;
   const auto check = []<class Model>(const Model&, index_t accumulation) {
-    plan_of_test how{.uses_graphs = false, .accumulation = accumulation};
-    const trained expected = train<Model, TestType>(how);
+    const plan_of_test plain{.uses_graphs = false, .accumulation = accumulation};
+    const trained expected = train<Model, TestType>(plain);
     CHECK(expected.graphs_made == 0);
-    CHECK(t5zero_test::same_bits(train<Model, TestType>(how).weights, expected.weights));
-    how.overlaps = false;
-    CHECK(t5zero_test::same_bits(train<Model, TestType>(how).weights, expected.weights));
-    how.overlaps = how.uses_graphs = true;
-    const trained replayed = train<Model, TestType>(how);
-    CHECK(replayed.graphs_kept > 1);
-    CHECK(replayed.graphs_made > replayed.graphs_kept);  // some gave way
-    CHECK(t5zero_test::same_bits(replayed.weights, expected.weights));
-    how.evaluates = true;
-    CHECK(t5zero_test::same_bits(train<Model, TestType>(how).weights, expected.weights));
+    const auto expect_same_bits = [&](const plan_of_test& how) {
+      CAPTURE(Model::name, how.uses_graphs, how.overlaps, how.evaluates);
+      const trained result = train<Model, TestType>(how);
+      CHECK(t5zero_test::same_bits(result.weights, expected.weights));
+      if (!how.uses_graphs) return;
+      CHECK(result.graphs_kept > 1);
+      CHECK((result.graphs_made > result.graphs_kept || t5zero_test::under_sanitizer()));  // some gave way
+    };
+    expect_same_bits({.evaluates = true, .accumulation = accumulation});
+    if (t5zero_test::under_sanitizer()) return;
+    expect_same_bits(plain);
+    expect_same_bits({.uses_graphs = false, .overlaps = false, .accumulation = accumulation});
+    expect_same_bits({.accumulation = accumulation});
   };
-  check(golden::tiny_relu{}, 1);
+  if (!t5zero_test::under_sanitizer()) check(golden::tiny_relu{}, 1);
   check(golden::tiny_gated{}, 2);
 }
 

@@ -72,7 +72,7 @@ void library_matmul(execution& execution, transpose transpose_a, matrix_view<con
 [[nodiscard]] inline bool is_split(const execution& execution, transpose transpose_a,
                                    matrix_view<const float> a, transpose transpose_b,
                                    matrix_view<const float> b, matrix_view<float> c) {
-  return !execution.allows_tf32() && prefers_split_matmul(transpose_a, a, transpose_b, b, c);
+  return !execution.allows_tf32() && prefers_split_matmul(execution, transpose_a, a, transpose_b, b, c);
 }
 
 /// c (+)= alpha op(a) op(b); fp32 accumulation. c may not overlap a or b. Throws contract_error where shapes

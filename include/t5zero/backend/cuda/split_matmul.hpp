@@ -41,38 +41,63 @@ inline constexpr std::array<split_tile, 3> split_tiles{
 inline constexpr int split_max_parts = 8;
 inline constexpr std::array<index_t, split_max_parts> split_cluster_share{100, 100, 93, 85, 85, 75, 70, 80};
 
-/// How a product is cut.
+/// Pieces of the depth that are tried where no cluster is large enough, and the least slabs of one.
+inline constexpr std::array<int, 9> split_pieces{2, 3, 4, 6, 8, 12, 16, 24, 32};
+inline constexpr index_t split_least_slabs_of_piece = 8;
+
+/// How a product is cut. `parts`: blocks of a cluster, which exchange their sums in shared memory. `pieces`:
+/// of the depth, whose sums go through the workspace; a second launch adds them up.
 struct split_division {
   int tile = -1;  ///< of split_tiles; -1: to be chosen
   int parts = 1;
+  int pieces = 1;
 };
+
+/// Workspace that a division borrows.
+[[nodiscard]] constexpr index_t split_workspace_bytes(index_t rows, index_t cols, split_division division) {
+  return division.pieces > 1 ? division.pieces * rows * cols * 4 : 0;
+}
 
 /// Time that a division takes, about: tiles take turns on the multiprocessors.
 [[nodiscard]] constexpr index_t split_matmul_ns(index_t rows, index_t cols, index_t depth,
                                                 split_division division, int multiprocessors) {
   constexpr index_t launch_ns = 400;
+  constexpr index_t sum_ns = 2500;  // of pieces: a launch, beside other work
+  constexpr index_t sum_bytes_per_ns = 2000;
   const split_tile& tile = split_tiles[static_cast<std::size_t>(division.tile)];
   const index_t share = split_cluster_share[static_cast<std::size_t>(division.parts - 1)];
   const index_t at_once = std::max<index_t>(1, multiprocessors * share / 100 / division.parts);
-  const index_t turns = ceil_div(ceil_div(rows, split_tile_rows) * ceil_div(cols, tile.cols), at_once);
-  const index_t slabs = ceil_div(std::max<index_t>(1, ceil_div(depth, split_slab)), division.parts);
+  const index_t tiles = ceil_div(rows, split_tile_rows) * ceil_div(cols, tile.cols);
+  const index_t turns = ceil_div(tiles * division.pieces, at_once);
+  const index_t slabs =
+      ceil_div(std::max<index_t>(1, ceil_div(depth, split_slab)), index_t{division.parts} * division.pieces);
   const index_t slab_ns = rows > split_tile_rows / 2 ? tile.slab_ns : tile.slab_ns * 7 / 10;
-  return launch_ns + turns * (tile.start_ns + slabs * slab_ns + (division.parts > 1 ? tile.exchange_ns : 0));
+  const index_t adding_ns =
+      division.pieces > 1 ? sum_ns + split_workspace_bytes(rows, cols, division) / sum_bytes_per_ns : 0;
+  return launch_ns + turns * (tile.start_ns + slabs * slab_ns + (division.parts > 1 ? tile.exchange_ns : 0)) +
+         adding_ns;
 }
 
-/// The division that is done first. What the depth is divided into decides the order of a sum: results of
-/// other shapes or GPUs agree to rounding only.
+/// The division that is done first, within a workspace. What the depth is divided into decides the order of a
+/// sum: results of other shapes, workspaces or GPUs agree to rounding only.
 [[nodiscard]] constexpr split_division choose_split_division(index_t rows, index_t cols, index_t depth,
-                                                             int multiprocessors) {
+                                                             int multiprocessors, index_t workspace_bytes) {
   const index_t slabs = std::max<index_t>(1, ceil_div(depth, split_slab));
   split_division best{};
   index_t best_ns = 0;
+  const auto consider = [&](split_division division) {
+    const index_t ns = split_matmul_ns(rows, cols, depth, division, multiprocessors);
+    if (best.tile >= 0 && ns >= best_ns) return;
+    best = division;
+    best_ns = ns;
+  };
   for (int i = 0; i < static_cast<int>(split_tiles.size()); ++i) {
-    for (int parts = 1; parts <= split_max_parts && parts <= slabs; ++parts) {
-      const index_t ns = split_matmul_ns(rows, cols, depth, {i, parts}, multiprocessors);
-      if (best.tile >= 0 && ns >= best_ns) continue;
-      best = {i, parts};
-      best_ns = ns;
+    for (int parts = 1; parts <= split_max_parts && parts <= slabs; ++parts) consider({i, parts});
+    for (const int pieces : split_pieces) {
+      const split_division division{i, 1, pieces};
+      if (slabs >= pieces * split_least_slabs_of_piece &&
+          split_workspace_bytes(rows, cols, division) <= workspace_bytes)
+        consider(division);
     }
   }
   return best;
@@ -81,13 +106,14 @@ struct split_division {
 /// Is split_matmul faster than cuBLASLt's fp32? Of the library an H200 gave: 47 TFLOP/s over rows in steps of
 /// 64, and a start that grows with the depth. Fewer rows or columns were not measured.
 [[nodiscard]] constexpr bool split_matmul_is_faster(index_t rows, index_t cols, index_t depth,
-                                                    int multiprocessors) {
+                                                    int multiprocessors, index_t workspace_bytes) {
   constexpr index_t flops_per_ns = 47000;
   constexpr index_t min_side = 32;
   if (std::min(rows, cols) < min_side) return false;
   const index_t library_ns =
       2500 + 7 * std::min<index_t>(depth, 512) + 2 * round_up(rows, 64) * cols * depth / flops_per_ns;
-  return split_matmul_ns(rows, cols, depth, choose_split_division(rows, cols, depth, multiprocessors),
+  return split_matmul_ns(rows, cols, depth,
+                         choose_split_division(rows, cols, depth, multiprocessors, workspace_bytes),
                          multiprocessors) < library_ns;
 }
 
@@ -124,13 +150,14 @@ template <class T = float>
 [[nodiscard]] bool has_split_matmul();
 /// Does split_matmul take this product, on the GPU in use, and is it faster than cuBLASLt?
 template <class T = float>
-[[nodiscard]] bool prefers_split_matmul(transpose transpose_a, matrix_view<const float> a,
+[[nodiscard]] bool prefers_split_matmul(const execution& e, transpose transpose_a, matrix_view<const float> a,
                                         transpose transpose_b, matrix_view<const float> b,
                                         matrix_view<float> c);
 
-/// c (+)= alpha op(a) op(b), one launch, deterministic, no workspace. c may not overlap a or b. Throws
-/// contract_error where shapes do not agree or takes_split_matmul says no. `division`: how the product is
-/// cut; without a tile choose_split_division says it. Through a relu, c is overwritten.
+/// c (+)= alpha op(a) op(b), deterministic, in one launch or, where the depth is cut into pieces, two; these
+/// borrow workspace. c may not overlap a or b. Throws contract_error where shapes do not agree,
+/// takes_split_matmul says no, or the workspace is too small. `division`: how the product is cut; without a
+/// tile choose_split_division says it. Through a relu, c is overwritten.
 template <class T = float>
 void split_matmul(execution& e, transpose transpose_a, matrix_view<const float> a, transpose transpose_b,
                   matrix_view<const float> b, matrix_view<float> c,
@@ -138,9 +165,12 @@ void split_matmul(execution& e, transpose transpose_a, matrix_view<const float> 
                   split_division division = {}, const relu_result& relu = {});
 
 // 120 tokens of t5-small on an H200: the projections of attention divide their depth to use its 132
-// multiprocessors; the head need not. A generation's few rows are the library's.
-static_assert(choose_split_division(120, 512, 512, 132).parts >= 4 &&
-              choose_split_division(120, 32128, 512, 132).parts == 1 &&
-              split_matmul_is_faster(120, 512, 512, 132) && !split_matmul_is_faster(16, 512, 512, 132));
+// multiprocessors; the head need not; the gradient through it has few columns and the depth of a vocabulary.
+// A generation's few rows are the library's.
+static_assert(choose_split_division(120, 512, 512, 132, 0).parts >= 4 &&
+              choose_split_division(120, 32128, 512, 132, 1 << 24).parts == 1 &&
+              choose_split_division(120, 512, 32128, 132, 1 << 24).pieces >= 16 &&
+              choose_split_division(120, 512, 32128, 132, 0).pieces == 1 &&
+              split_matmul_is_faster(120, 512, 512, 132, 0) && !split_matmul_is_faster(16, 512, 512, 132, 0));
 
 }  // namespace t5zero::cuda
