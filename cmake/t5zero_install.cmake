@@ -2,6 +2,12 @@
 # the kernels where T5ZERO_CUDA is ON.
 include(CMakePackageConfigHelpers)
 
+if(T5ZERO_CUDA)
+  # Before anything is copied.
+  install(CODE "if(NOT EXISTS \"$<TARGET_FILE:t5zero_kernels>\")
+  message(FATAL_ERROR \"t5zero: the kernels are not built: cmake --build ${PROJECT_BINARY_DIR} --target t5zero_kernels\")
+endif()" COMPONENT t5zero_development)
+endif()
 install(TARGETS t5zero t5zero_cpu t5zero_run_translation EXPORT t5zero_targets
   FILE_SET HEADERS COMPONENT t5zero_development)
 if(T5ZERO_CUDA)
