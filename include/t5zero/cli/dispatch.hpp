@@ -112,7 +112,8 @@ inline int dispatch(std::span<const compiled_run> runs, int argc, char** argv) {
                       std::string(precision) + ", which was not compiled. These were:" + compiled +
                       "\nAn executable of it: t5zero_add_run(NAME my_run MODEL " + policy + " ZERO zero_" +
                       std::to_string(stage) + " PRECISION " + std::string(precision) +
-                      (has_gpu && !chosen.use_cpu ? " BACKEND cuda" : "") + "); one of several: t5zero_add_run_translation; all of them: configure with "
+                      (has_gpu && !chosen.use_cpu ? " BACKEND cuda" : "") +
+                      "); one of several: t5zero_add_run_translation; all of them: configure with "
                       "-DT5ZERO_RUNS=all");
   });
 }
