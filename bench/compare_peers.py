@@ -13,6 +13,7 @@ each process and for each comparison; leaves with 1 if a loss curve is farther f
 program of ours failed.
 """
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -39,6 +40,7 @@ GPU_STEPS = [("t5-small zero2 fp16 b1", "t5-small", "fp16", 1, False, ["eager", 
              ("t5-3b zero3 fp16 b1", "t5-3b", "fp16", 1, False, ["half", "compiled"])]
 ENGINE = {"t5-small zero2 fp16 b1": "ds_config_zero2.json", "t5-large zero2 fp32 b4": "ds_config_zero2.json",
           "t5-3b zero3 fp16 b1": "ds_config_zero3.json"}
+GENERATIONS = [("generate t5-small b4 greedy", 1), ("generate t5-small b4 beams4", 4)]  # and the beams
 # executable, ZeRO stage, model, precision, batch, updates, dropout
 CURVES = [("t5_small_zero2_fp16", 2, "t5-small", "fp16", 1, 500, 0.0),
           ("t5_small_plain", 0, "t5-small", "fp32", 4, 100, 0.0),
@@ -54,6 +56,10 @@ def run(command, **more):
         return None
     print(lines[-1] if len(lines[-1]) < 2000 else lines[-1][:200] + " ...", flush=True)
     return json.loads(lines[-1])
+
+
+def curve_name(model, precision, batch, dropout):
+    return f"{model} {precision} b{batch}" + (f", dropout {dropout}" if dropout > 0 else "")
 
 
 def median(results):
@@ -92,13 +98,21 @@ class comparison:
                "peer_ms": timed.get(best), "gpu_gib": round(max(r["peak_bytes"] for r in ours) / 2**30, 3),
                "planned_gib": round(max(r["planned_bytes"] for r in ours) / 2**30, 3),
                "context_gib": round(max(r["context_bytes"] for r in ours) / 2**30, 3),
-               "commit": self.arguments.commit, "peers": timed}
+               "device": ours[0].get("device"), "commit": self.arguments.commit, "peers": timed}
         print(json.dumps(row), flush=True)
         if self.arguments.results:
             save(self.arguments.results, row)
 
     def selected(self, work):
         return not self.arguments.only or any(word in work for word in self.arguments.only)
+
+    def works(self):
+        """The names of all that the command line's words stand for."""
+        steps = GPU_STEPS if self.arguments.device == "cuda" else CPU_STEPS
+        names = {"steps": [step[0] for step in steps], "generate": [work for work, _ in GENERATIONS],
+                 "curves": [curve_name(model, precision, batch, dropout)
+                            for _, _, model, precision, batch, _, dropout in CURVES]}
+        return [name for what in self.arguments.what for name in names[what]]
 
     def steps(self):
         on_gpu = self.arguments.device == "cuda"
@@ -123,7 +137,7 @@ class comparison:
                 self.add(work, ours, peers)
 
     def generate(self):
-        for work, beams in (("generate t5-small b4 greedy", 1), ("generate t5-small b4 beams4", 4)):
+        for work, beams in GENERATIONS:
             if not self.selected(work):
                 continue
             ours, peers = [], []
@@ -188,7 +202,7 @@ class comparison:
 
     def compare_curves(self):
         for executable, stage, model, precision, batch, updates, dropout in CURVES:
-            work = f"{model} {precision} b{batch}" + (f", dropout {dropout}" if dropout > 0 else "")
+            work = curve_name(model, precision, batch, dropout)
             if self.selected(work):
                 self.curves_of(work, executable, stage, model, precision, batch, updates, dropout)
 
@@ -269,17 +283,47 @@ def save(path, row):
         file.write("[\n" + ",\n".join("  " + json.dumps(row) for row in rows.values()) + "\n]\n")
 
 
+def fastest_peer(row):
+    """Its name. Of a step, torch.compile may not have been timed: then that is said."""
+    name = row["peer"] or ""
+    if name and not row["work"].startswith("generate") and not any("compiled" in peer for peer in row["peers"]):
+        name += " (compiled: not timed)"
+    return name
+
+
 def print_table(path):
     with open(path, encoding="utf-8") as file:
         rows = json.load(file)
-    print("| work | ms | floor | of the floor | fastest peer | its ms | times faster | GiB planned | in use | "
-          "of it the driver's context |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("| work | ms | floor | of the floor | fastest peer timed | its ms | times faster | GiB planned | in use | "
+          "of it the driver's context | commit |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         floor, peer = row["floor_ms"], row["peer_ms"]
-        print(f"| {row['work']} | {row['ms']:.2f} | {floor:.2f} | {row['ms'] / floor:.1f} | {row['peer'] or ''} | "
+        print(f"| {row['work']} | {row['ms']:.2f} | {floor:.2f} | {row['ms'] / floor:.1f} | {fastest_peer(row)} | "
               + (f"{peer:.1f} | {peer / row['ms']:.1f} | " if peer else " | | ")
-              + f"{row['planned_gib']:.2f} | {row['gpu_gib']:.2f} | {row['context_gib']:.2f} |")
+              + f"{row['planned_gib']:.2f} | {row['gpu_gib']:.2f} | {row['context_gib']:.2f} | {row['commit']} |")
+
+
+def what_is_missing(arguments, compared):
+    """The first thing that a comparison would stop at, with its repair; None: nothing."""
+    for flag, path in (("--train-file", arguments.train_file), ("--spiece", arguments.spiece)):
+        if not os.path.isfile(path):
+            return f"{flag} {path}: there is no such file"
+    preset = "cuda" if arguments.device == "cuda" else "cpu"
+    programs = {"steps": ["step_bench"], "generate": ["generation_bench"],
+                "curves": sorted({curve[0] for curve in CURVES})}
+    for name in (name for what in arguments.what for name in programs[what]):
+        if not os.access(compared.program(name), os.X_OK):
+            return (f"--bin {arguments.bin}: {compared.program(name)} is not there; cmake --preset {preset} && cmake "
+                    f"--build build/{preset} --target {os.path.basename(compared.program(name))}")
+    for module in ["torch", "transformers", "sentencepiece"] + ["deepspeed"] * arguments.engine + \
+            ["matplotlib"] * bool(arguments.plot):
+        if importlib.util.find_spec(module) is None:
+            return f"the Python module {module} is not installed: pip install {module}"
+    if not any(compared.selected(work) for work in compared.works()):
+        return (f"--only {' '.join(arguments.only)}: no work's name has one of these words; the works are "
+                + ", ".join(compared.works()))
+    return None
 
 
 def main():
@@ -288,7 +332,7 @@ def main():
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--bin", default="build/cpu/bin", help="where the programs lie")
     parser.add_argument("--train-file", help="JSON lines with translation.en and translation.ro")
-    parser.add_argument("--spiece", help="SentencePiece model with 32100 ids")
+    parser.add_argument("--spiece", help="spiece.model of a published T5: 32000 pieces, which makes 32100 ids")
     parser.add_argument("--only", nargs="*", help="words of the names of works; without it all")
     parser.add_argument("--engine", action="store_true", help="DeepSpeed, too")
     parser.add_argument("--threads", type=int, default=2)
@@ -300,7 +344,10 @@ def main():
     parser.add_argument("--table", help="prints the rows of a JSON file as Markdown, and that is all")
     arguments = parser.parse_args()
     if arguments.table:
-        print_table(arguments.table)
+        try:
+            print_table(arguments.table)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            parser.error(f"--table {arguments.table}: not a file that --results wrote ({error!r})")
         return 0
     unknown = set(arguments.what) - {"steps", "generate", "curves"}
     if unknown:
@@ -309,6 +356,8 @@ def main():
         parser.error("what to compare, --train-file and --spiece are needed")
     arguments.rounds = arguments.rounds or (1 if arguments.device == "cuda" else 3)
     compared = comparison(arguments)
+    if missing := what_is_missing(arguments, compared):
+        parser.error(missing)
     if "steps" in arguments.what:
         compared.steps()
     if "generate" in arguments.what:

@@ -9,17 +9,17 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
-#include <iostream>
 #include <numeric>
 #include <string>
 #include <vector>
 
+#include <t5zero/cli/program.hpp>
 #include <t5zero/data/batcher.hpp>
 #include <t5zero/data/tokenizer.hpp>
 #include <t5zero/data/translation_pairs.hpp>
 #include <t5zero/t5zero.hpp>
 
+#include "arguments.hpp"
 #include "floor.hpp"
 #include "machine.hpp"
 
@@ -67,14 +67,15 @@ void measure_generation(const t5zero::tokenized_dataset& data, const generation_
   if (const auto known = ceilings_of(machine.name()))
     floor = std::to_string(token_floor<Precision>(*known, t5zero::t5_small::shape));
   std::printf(
-      "{\"work\": \"generate t5-small %s b%lld beams%lld\", \"backend\": \"%s\", \"ms_median\": %.4f, "
+      "{\"work\": \"generate t5-small %s b%lld beams%lld\", \"backend\": \"%s\", \"device\": \"%s\", "
+      "\"ms_median\": %.4f, "
       "\"ms_min\": %.4f, \"floor_ms\": %s, "
       "\"rounds\": %zu, \"tokens\": %lld, \"threads\": %d, \"checksum\": %lld, \"planned_bytes\": %lld, "
       "\"context_bytes\": %lld, \"peak_bytes\": %lld}\n",
       std::string(Precision::name).c_str(), static_cast<long long>(asked.batch),
       static_cast<long long>(asked.beams), std::string(Backend::name).c_str(),
-      milliseconds[milliseconds.size() / 2], milliseconds.front(), floor.c_str(), milliseconds.size(),
-      static_cast<long long>(asked.tokens), asked.threads, checksum,
+      std::string(machine.name()).c_str(), milliseconds[milliseconds.size() / 2], milliseconds.front(),
+      floor.c_str(), milliseconds.size(), static_cast<long long>(asked.tokens), asked.threads, checksum,
       static_cast<long long>(trainer.plan().total_bytes), static_cast<long long>(context),
       static_cast<long long>(machine.used_bytes()));
 }
@@ -82,30 +83,28 @@ void measure_generation(const t5zero::tokenized_dataset& data, const generation_
 /// Runs what the arguments ask for with this backend; the exit code.
 template <class Backend, measured_machine Machine>
 int run_generation_bench(int argc, char** argv, const Machine& machine) {
-  if (argc < 7) {
-    std::cerr << "usage: generation_bench <train.jsonl> <spiece.model> <fp32|fp16|bf16> <batch> <beams> "
-                 "<tokens> [rounds] [threads]\n";
-    return 2;
-  }
-  try {
+  return t5zero::cli::report_errors(argv[0], [&] {
+    if (argc < 7)
+      throw t5zero::input_error(
+          "usage: <train.jsonl> <spiece.model> <fp32|fp16|bf16> <batch> <beams> <tokens> [rounds] [threads]");
+    const arguments given(argc, argv);
+    require_device<Backend>();
+    const std::string precision = given.one_of(3, "precision", {"fp32", "fp16", "bf16"});
+    const generation_work asked{
+        given.positive(4, "batch"), given.positive(5, "beams"), given.positive(6, "tokens"),
+        given.positive_or(7, "rounds", 4),
+        static_cast<int>(given.positive_or(8, "threads", Backend::default_threads()))};
     const auto pairs = t5zero::read_translation_pairs(argv[1], {"en", "ro", 500});
     const auto text = t5zero::tokenizer::from_file(argv[2]);
     const t5zero::tokenized_dataset data(pairs, text, "translate English to Romanian: ", 1024, 128, {});
-    const std::string precision = argv[3];
-    const generation_work asked{std::atoll(argv[4]), std::atoll(argv[5]), std::atoll(argv[6]),
-                                argc > 7 ? std::atoll(argv[7]) : 4,
-                                argc > 8 ? std::atoi(argv[8]) : Backend::default_threads()};
     if (precision == "fp16")
       measure_generation<t5zero::fp16, Backend>(data, asked, machine);
     else if (precision == "bf16")
       measure_generation<t5zero::bf16, Backend>(data, asked, machine);
     else
       measure_generation<t5zero::fp32, Backend>(data, asked, machine);
-  } catch (const t5zero::error& e) {
-    std::cerr << "generation_bench: " << e.what() << "\n";
-    return e.exit_code();
-  }
-  return 0;
+    return 0;
+  });
 }
 
 }  // namespace t5zero_bench

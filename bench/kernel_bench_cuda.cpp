@@ -4,15 +4,15 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
-#include <iostream>
 #include <numeric>
 #include <string>
 #include <vector>
 
+#include <t5zero/cli/program.hpp>
 #include <t5zero/cuda.hpp>
 
+#include "arguments.hpp"
 #include "graph_timer.hpp"
 
 namespace {
@@ -230,28 +230,22 @@ void measure_kernels(const model_shape& shape, index_t batch, index_t length) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 5) {
-    std::cerr
-        << "usage: kernel_bench_cuda <t5-small|t5-base|t5-large|t5-3b> <fp32|fp16|bf16> <batch> <tokens a "
-           "sequence>\n";
-    return 2;
-  }
-  try {
-    model_shape shape;
-    for_each_type(type_list<t5_small, t5_base, t5_large, t5_3b>{}, [&]<class Model>() {
-      if (Model::name == argv[1]) shape = Model::shape;
-    });
-    const std::string precision = argv[2];
-    const index_t batch = std::atoll(argv[3]);
-    const index_t length = std::atoll(argv[4]);
+  return cli::report_errors(argv[0], [&] {
+    if (argc < 5)
+      throw input_error(
+          "usage: <t5-small|t5-base|t5-large|t5-3b> <fp32|fp16|bf16> <batch> <tokens a sequence>");
+    const t5zero_bench::arguments given(argc, argv);
+    const model_shape shape = given.shape(1);
+    const std::string precision = given.one_of(2, "precision", {"fp32", "fp16", "bf16"});
+    const index_t batch = given.positive(3, "batch");
+    const index_t length = given.positive(4, "tokens a sequence");
+    t5zero_bench::require_device<cuda::backend>();
     if (precision == "fp16")
       measure_kernels<float16>(shape, batch, length);
     else if (precision == "bf16")
       measure_kernels<bfloat16>(shape, batch, length);
     else
       measure_kernels<float>(shape, batch, length);
-  } catch (const error& e) {
-    std::cerr << "kernel_bench_cuda: " << e.what() << "\n";
-    return e.exit_code();
-  }
+    return 0;
+  });
 }

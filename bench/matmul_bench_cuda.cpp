@@ -9,14 +9,14 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <iostream>
 #include <string>
 #include <vector>
 
 #include <t5zero/backend/cuda/split_matmul.hpp>
+#include <t5zero/cli/program.hpp>
 #include <t5zero/cuda.hpp>
 
+#include "arguments.hpp"
 #include "graph_timer.hpp"
 
 namespace {
@@ -199,19 +199,16 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 4) {
-    std::cerr << "usage: matmul_bench_cuda <t5-small|t5-base|t5-large|t5-3b> <fp32|tf32|fp16|bf16|bf16x9> "
-                 "<tokens> [candidates]\n";
-    return 2;
-  }
-  try {
-    model_shape shape;
-    for_each_type(type_list<t5_small, t5_base, t5_large, t5_3b>{}, [&]<class Model>() {
-      if (Model::name == argv[1]) shape = Model::shape;
-    });
-    const std::string precision = argv[2];
-    const index_t n = std::atoll(argv[3]);
-    const int candidates = argc > 4 ? std::atoi(argv[4]) : 8;
+  return cli::report_errors(argv[0], [&] {
+    if (argc < 4)
+      throw input_error(
+          "usage: <t5-small|t5-base|t5-large|t5-3b> <fp32|tf32|fp16|bf16|bf16x9> <tokens> [candidates]");
+    const t5zero_bench::arguments given(argc, argv);
+    const model_shape shape = given.shape(1);
+    const std::string precision = given.one_of(2, "precision", {"fp32", "tf32", "fp16", "bf16", "bf16x9"});
+    const index_t n = given.positive(3, "tokens");
+    const auto candidates = static_cast<int>(given.positive_or(4, "candidates", 8));
+    t5zero_bench::require_device<cuda::backend>();
     const index_t d = shape.d_model;
     const index_t inner = shape.inner_dim();
     const product products[] = {
@@ -242,12 +239,13 @@ int main(int argc, char** argv) {
 #if CUBLAS_VERSION >= 120900
       else if (precision == "bf16x9")
         measure<float>(work, false, candidates, CUBLAS_COMPUTE_32F_EMULATED_16BFX9);
+#else
+      else if (precision == "bf16x9")
+        throw input_error("<precision> is 'bf16x9', which cuBLAS has from 12.9 on");
 #endif
       else
         measure<float>(work, precision == "tf32", candidates, CUBLAS_COMPUTE_32F);
     }
-  } catch (const error& e) {
-    std::cerr << "matmul_bench_cuda: " << e.what() << "\n";
-    return e.exit_code();
-  }
+    return 0;
+  });
 }

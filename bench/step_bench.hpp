@@ -10,18 +10,17 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
-#include <iostream>
 #include <numeric>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include <t5zero/cli/program.hpp>
 #include <t5zero/data/batcher.hpp>
 #include <t5zero/data/tokenizer.hpp>
 #include <t5zero/data/translation_pairs.hpp>
 #include <t5zero/t5zero.hpp>
 
+#include "arguments.hpp"
 #include "floor.hpp"
 #include "machine.hpp"
 
@@ -112,17 +111,20 @@ void measure(const t5zero::tokenized_dataset& data, const step_work& work, const
 template <class Backend, measured_machine Machine>
 int run_step_bench(int argc, char** argv, const Machine& machine) {
   using namespace t5zero;  // NOLINT(google-build-using-namespace)
-  if (argc < 6) {
-    std::cerr << "usage: step_bench <train.jsonl> <spiece.model> <t5-small|t5-base|t5-large|t5-3b> "
-                 "<fp32|tf32|fp16|bf16> <batch> [steps] [threads] [prefix] [graphs|launches]\n";
-    return 2;
-  }
-  try {
-    step_work work{argv[1], argv[2], argv[3], argv[4], std::atoll(argv[5])};
-    if (argc > 6) work.steps = std::atoll(argv[6]);
-    work.threads = argc > 7 ? std::atoi(argv[7]) : Backend::default_threads();
-    if (argc > 8) work.prefix = argv[8];
-    work.uses_graphs = argc <= 9 || std::string_view(argv[9]) == "graphs";
+  return cli::report_errors(argv[0], [&] {
+    if (argc < 6)
+      throw input_error(
+          "usage: <train.jsonl> <spiece.model> <t5-small|t5-base|t5-large|t5-3b> <fp32|tf32|fp16|bf16> "
+          "<batch> [steps] [threads] [prefix] [graphs|launches]");
+    const arguments given(argc, argv);
+    require_device<Backend>();
+    step_work work{
+        given.text(1), given.text(2), given.one_of(3, "model", {"t5-small", "t5-base", "t5-large", "t5-3b"}),
+        given.one_of(4, "precision", {"fp32", "tf32", "fp16", "bf16"}), given.positive(5, "batch")};
+    work.steps = given.positive_or(6, "steps", work.steps);
+    work.threads = static_cast<int>(given.positive_or(7, "threads", Backend::default_threads()));
+    if (given.has(8)) work.prefix = given.text(8);
+    work.uses_graphs = !given.has(9) || given.one_of(9, "how", {"graphs", "launches"}) == "graphs";
     const auto pairs = read_translation_pairs(work.pairs, {"en", "ro", 500});
     const auto text = tokenizer::from_file(work.spiece);
     const tokenized_dataset data(pairs, text, work.prefix, 1024, 128, {});
@@ -136,12 +138,9 @@ int run_step_bench(int argc, char** argv, const Machine& machine) {
         }
       });
     });
-    if (!found) std::cerr << "step_bench: no such model or precision\n";
-    return found ? 0 : 2;
-  } catch (const error& e) {
-    std::cerr << "step_bench: " << e.what() << "\n";
-    return e.exit_code();
-  }
+    if (!found) throw input_error("<precision> is '" + work.precision + "', which the CPU has not");
+    return 0;
+  });
 }
 
 }  // namespace t5zero_bench

@@ -5,9 +5,10 @@
 #                  [BACKEND cpu|cuda] [INCLUDE <header>...])
 #       One executable of the one type run<model, stage, precision, backend>.
 #   t5zero_add_run_translation(NAME <executable> RUNS "<model> <stage> <precision>"...
-#                  [BACKEND cpu|cuda...] [INCLUDE <header>...])
+#                  [BACKEND cpu|cuda...] [INCLUDE <header>...] [FROM <executable>...])
 #       One executable of several; it picks the run that the command line asks for. Of several backends the first one
-#       that has a device here is taken; a run is left out for one that lacks its precision if another has it.
+#       that has a device here is taken; a run is left out for one that lacks its precision if another has it. A run that
+#       an executable of FROM, made by t5zero_add_run, has compiled is taken from it and not compiled again.
 #   t5zero_add_translate(NAME <executable> RUNS "<model> <precision>"... [BACKEND cpu|cuda...] [INCLUDE <header>...])
 #       An executable that translates lines of text with saved models of these kinds.
 #   t5zero_list_runs(<variable> documented|all [BACKEND cpu|cuda])
@@ -79,6 +80,11 @@ macro(t5zero_set_run_values function model zero precision backend includes)
   endforeach()
 endmacro()
 
+# Sets T5ZERO_RUN_ENTRY in the caller: the function that a run becomes, and the name of its source.
+macro(t5zero_set_run_entry model zero precision backend)
+  string(MAKE_C_IDENTIFIER "t5zero_run_${model}_${zero}_${precision}_${backend}" T5ZERO_RUN_ENTRY)
+endmacro()
+
 # What every such executable links, and where it finds the caller's headers.
 function(t5zero_finish_run name backends)
   foreach(backend IN LISTS backends)
@@ -113,15 +119,32 @@ function(t5zero_add_run)
   endif()
   t5zero_set_run_values(t5zero_add_run "${arg_MODEL}" "${arg_ZERO}" "${arg_PRECISION}" "${arg_BACKEND}"
     "${arg_INCLUDE}")
-  set(source ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}.run.cpp)
-  configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_main.cpp.in ${source} @ONLY)
-  add_executable(${arg_NAME} ${source})
+  t5zero_set_run_entry("${arg_MODEL}" "${arg_ZERO}" "${arg_PRECISION}" "${arg_BACKEND}")
+  set(T5ZERO_RUN_HEADER run_translation.hpp)
+  set(T5ZERO_RUN_PROGRAM run_translation)
+  set(entry ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}.runs/${T5ZERO_RUN_ENTRY}.cpp)
+  set(main ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}.runs/main.cpp)
+  configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_entry.cpp.in ${entry} @ONLY)
+  configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_main.cpp.in ${main} @ONLY)
+  add_executable(${arg_NAME} ${main} ${entry})
+  set_target_properties(${arg_NAME} PROPERTIES T5ZERO_RUN_ENTRY ${T5ZERO_RUN_ENTRY})
   t5zero_finish_run(${arg_NAME} ${arg_BACKEND})
 endfunction()
 
 # An executable of several runs, "<model> <stage> <precision>" each: `function` is the caller, for messages. `header`
-# and `program` say what each run becomes, `dispatch_header` and `dispatch` what picks one.
-function(t5zero_add_dispatched function name backends runs includes header program dispatch_header dispatch)
+# and `program` say what each run becomes, `dispatch_header` and `dispatch` what picks one. `from`: executables of one
+# run whose objects serve here too.
+function(t5zero_add_dispatched function name backends runs includes header program dispatch_header dispatch from)
+  foreach(other IN LISTS from)
+    if(NOT TARGET ${other})
+      message(FATAL_ERROR "${function}: FROM has '${other}', and there is no such target. Name one that t5zero_add_run made.")
+    endif()
+    get_target_property(entry ${other} T5ZERO_RUN_ENTRY)
+    if(NOT entry)
+      message(FATAL_ERROR "${function}: FROM has '${other}', which t5zero_add_run did not make.")
+    endif()
+    set(object_of_${entry} "$<FILTER:$<TARGET_OBJECTS:${other}>,INCLUDE,/${entry}[.]cpp>")
+  endforeach()
   set(T5ZERO_RUN_DECLARATIONS "")
   set(T5ZERO_RUN_ROWS "")
   set(T5ZERO_RUN_HEADER ${header})
@@ -129,6 +152,7 @@ function(t5zero_add_dispatched function name backends runs includes header progr
   set(T5ZERO_DISPATCH_HEADER ${dispatch_header})
   set(T5ZERO_DISPATCH ${dispatch})
   set(sources "")
+  set(entries "")
   t5zero_set_known_words()
   set(precisions "")
   foreach(backend IN LISTS backends)
@@ -144,12 +168,17 @@ function(t5zero_add_dispatched function name backends runs includes header progr
         continue()
       endif()
       t5zero_set_run_values(${function} "${model}" "${zero}" "${precision}" "${backend}" "${includes}")
-      string(MAKE_C_IDENTIFIER "t5zero_run_${model}_${zero}_${precision}_${backend}" T5ZERO_RUN_ENTRY)
+      t5zero_set_run_entry("${model}" "${zero}" "${precision}" "${backend}")
       set(source ${CMAKE_CURRENT_BINARY_DIR}/${name}.runs/${T5ZERO_RUN_ENTRY}.cpp)
-      if(source IN_LIST sources)
+      if(T5ZERO_RUN_ENTRY IN_LIST entries)
         message(FATAL_ERROR "${function}: RUNS has '${one}' twice. Name each run once.")
       endif()
-      configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_entry.cpp.in ${source} @ONLY)
+      list(APPEND entries ${T5ZERO_RUN_ENTRY})
+      if(DEFINED object_of_${T5ZERO_RUN_ENTRY})
+        set(source ${object_of_${T5ZERO_RUN_ENTRY}})
+      else()
+        configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_entry.cpp.in ${source} @ONLY)
+      endif()
       list(APPEND sources ${source})
       string(APPEND T5ZERO_RUN_DECLARATIONS
         "int ${T5ZERO_RUN_ENTRY}(int argc, char** argv);\nbool ${T5ZERO_RUN_ENTRY}_is_available();\n")
@@ -181,15 +210,15 @@ function(t5zero_check_runs function runs count example)
 endfunction()
 
 function(t5zero_add_run_translation)
-  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME" "RUNS;BACKEND;INCLUDE")
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME" "RUNS;BACKEND;INCLUDE;FROM")
   t5zero_check_name(t5zero_add_run_translation "${arg_NAME}" "${arg_UNPARSED_ARGUMENTS}"
-    "NAME, RUNS, BACKEND, INCLUDE")
+    "NAME, RUNS, BACKEND, INCLUDE, FROM")
   if(NOT DEFINED arg_BACKEND)
     set(arg_BACKEND cpu)
   endif()
   t5zero_check_runs(t5zero_add_run_translation "${arg_RUNS}" 3 "t5_small zero_2 fp16")
   t5zero_add_dispatched(t5zero_add_run_translation ${arg_NAME} "${arg_BACKEND}" "${arg_RUNS}" "${arg_INCLUDE}"
-    run_translation.hpp run_translation cli/dispatch.hpp dispatch)
+    run_translation.hpp run_translation cli/dispatch.hpp dispatch "${arg_FROM}")
 endfunction()
 
 function(t5zero_add_translate)
@@ -202,7 +231,7 @@ function(t5zero_add_translate)
   # Nothing is sharded where nothing is trained.
   list(TRANSFORM arg_RUNS REPLACE "^([^ ]+) +([^ ]+)$" "\\1 zero_0 \\2")
   t5zero_add_dispatched(t5zero_add_translate ${arg_NAME} "${arg_BACKEND}" "${arg_RUNS}" "${arg_INCLUDE}"
-    translate.hpp translate cli/dispatch_translate.hpp dispatch_translate)
+    translate.hpp translate cli/dispatch_translate.hpp dispatch_translate "")
 endfunction()
 
 function(t5zero_list_runs variable which)

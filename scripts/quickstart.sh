@@ -36,7 +36,7 @@ if [[ -f "$model/config.json" ]]; then
   cat <<TEXT
 
 The model lies in $model. To translate with it:
-  "$root/scripts/build.sh" translate
-  echo "The house is big." | "$root/build/cpu/bin/translate" "$model" --source_prefix "translate English to Romanian: "
+  T5ZERO_PRESET=$preset "$root/scripts/build.sh" translate
+  echo "The house is big." | "$root/build/$preset/bin/translate" "$model" --source_prefix "translate English to Romanian: "
 TEXT
 fi

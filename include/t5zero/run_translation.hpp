@@ -36,6 +36,14 @@ int run_translation(int argc, char** argv) {
     const std::string executable = std::filesystem::path(argc > 0 ? argv[0] : "").filename().string();
     check_run_constraints(chosen, config ? &*config : nullptr,
                           {executable, Run::model::name, Run::zero::stage, Run::precision::name});
+    if (chosen.use_cpu && Run::backend::name != "cpu") {
+      throw input_error(
+          "--use_cpu, and this run is for a GPU: use run_translation, which holds every compiled run, or "
+          "leave the flag out");
+    }
+    if (config) {
+      if (const std::string notice = ds_config_notice(*config); !notice.empty()) std::cerr << notice << "\n";
+    }
     if (chosen.plan) {
       const batch_shape batch = cli::longest_batch(chosen);
       std::cout << plan_table(
@@ -47,22 +55,14 @@ int run_translation(int argc, char** argv) {
       }
       return 0;
     }
-    if (!Run::backend::is_available()) {
-      throw input_error(executable +
-                        ": this run is for a GPU, and there is none that CUDA can use: use an executable "
-                        "built for the CPU (preset cpu)");
-    }
-    if (chosen.use_cpu && Run::backend::name != "cpu") {
-      throw input_error(executable +
-                        ": --use_cpu, and this run is for a GPU: use run_translation, which holds every "
-                        "compiled run, or leave the flag out");
+    if (const std::string why = Run::backend::why_unavailable(); !why.empty()) {
+      throw input_error("this run is for a GPU, and there is none that CUDA can use (" + why +
+                        "): use run_translation, which holds runs for the CPU too, or the programs of the "
+                        "preset cpu");
     }
     if (!chosen.args_file.empty())
       std::cerr << "arguments of " << chosen.args_file << " stand before those of the command line\n";
     if (!chosen.notice.empty()) std::cerr << chosen.notice << "\n";
-    if (config) {
-      if (const std::string notice = ds_config_notice(*config); !notice.empty()) std::cerr << notice << "\n";
-    }
     return cli::translation_job<Run>(std::move(chosen), std::move(config)).run();
   });
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <string>
 #include <string_view>
 #include <thread>
 
@@ -40,6 +41,8 @@ struct backend {
 
   /// Is there a device to run on?
   [[nodiscard]] static bool is_available() { return true; }
+  /// Why there is none.
+  [[nodiscard]] static std::string why_unavailable() { return {}; }
   /// The threads of one rank. What is submitted is done when the call returns.
   class device {
    public:

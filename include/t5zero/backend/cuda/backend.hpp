@@ -59,11 +59,14 @@ struct backend {
   /// What a batch becomes on the device.
   [[nodiscard]] static constexpr batch_shape padded(const batch_shape& batch) { return cuda::padded(batch); }
   /// Is there a GPU that CUDA can use?
-  [[nodiscard]] static bool is_available() {
+  [[nodiscard]] static bool is_available() { return why_unavailable().empty(); }
+  /// Why there is none, in CUDA's words; empty where there is one.
+  [[nodiscard]] static std::string why_unavailable() {
     int count = 0;
-    const bool found = cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
-    if (!found) (void)cudaGetLastError();
-    return found;
+    const cudaError_t status = cudaGetDeviceCount(&count);
+    if (status == cudaSuccess) return count > 0 ? "" : "the driver lists no GPU";
+    (void)cudaGetLastError();
+    return cudaGetErrorString(status);
   }
   /// Of the host, which only submits.
   [[nodiscard]] static int default_threads() { return 1; }

@@ -24,7 +24,10 @@ namespace detail {
 /// Throws device_error unless the call succeeded. A kernel's own failure may be reported by a later call.
 inline void check(cudaError_t status, std::source_location where = std::source_location::current()) {
   if (status == cudaSuccess) return;
-  detail::fail("CUDA", std::string(cudaGetErrorName(status)) + ", " + cudaGetErrorString(status), where);
+  std::string reason = std::string(cudaGetErrorName(status)) + ", " + cudaGetErrorString(status);
+  if (status == cudaErrorNoKernelImageForDevice)
+    reason += ": t5zero was built for other GPUs; configure it with -DT5ZERO_CUDA_ARCHITECTURES=native here";
+  detail::fail("CUDA", reason, where);
 }
 inline void check(cublasStatus_t status, std::source_location where = std::source_location::current()) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
