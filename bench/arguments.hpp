@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>

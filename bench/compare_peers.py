@@ -299,7 +299,8 @@ def print_table(path):
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         floor, peer = row["floor_ms"], row["peer_ms"]
-        print(f"| {row['work']} | {row['ms']:.2f} | {floor:.2f} | {row['ms'] / floor:.1f} | {fastest_peer(row)} | "
+        floor_cells = f"{floor:.2f} | {row['ms'] / floor:.1f}" if floor else " | "
+        print(f"| {row['work']} | {row['ms']:.2f} | {floor_cells} | {fastest_peer(row)} | "
               + (f"{peer:.1f} | {peer / row['ms']:.1f} | " if peer else " | | ")
               + f"{row['planned_gib']:.2f} | {row['gpu_gib']:.2f} | {row['context_gib']:.2f} | {row['commit']} |")
 
@@ -346,7 +347,7 @@ def main():
     if arguments.table:
         try:
             print_table(arguments.table)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError) as error:
             parser.error(f"--table {arguments.table}: not a file that --results wrote ({error!r})")
         return 0
     unknown = set(arguments.what) - {"steps", "generate", "curves"}

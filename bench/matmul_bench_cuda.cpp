@@ -2,8 +2,8 @@
 //   matmul_bench_cuda <t5-small|t5-base|t5-large|t5-3b> <fp32|tf32|fp16|bf16> <tokens> [candidates]
 // One JSON line for each product: microseconds of the heuristic's first choice and of the best one, and what
 // the arithmetic (at the measured peak of the precision) and the bytes (at copy bandwidth) would take alone.
-// For fp32 split_matmul too: as it is cut, and each cut (tile/parts/pieces) where `candidates` is more
-// than 1.
+// For fp32 split_matmul too: as it is cut, and each cut (tile/parts or tile/1/pieces) where `candidates` is
+// more than 1.
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 

@@ -2,13 +2,14 @@
 # find_package(t5zero).
 #
 #   t5zero_add_run(NAME <executable> MODEL <model> ZERO <stage> PRECISION <precision>
-#                  [BACKEND cpu|cuda] [INCLUDE <header>...])
-#       One executable of the one type run<model, stage, precision, backend>.
+#                  [BACKEND cpu|cuda] [INCLUDE <header>...] [OBJECTS <object library>])
+#       One executable of the one type run<model, stage, precision, backend>. With OBJECTS it is compiled into a library
+#       of that name, from which other executables can take it (FROM).
 #   t5zero_add_run_translation(NAME <executable> RUNS "<model> <stage> <precision>"...
-#                  [BACKEND cpu|cuda...] [INCLUDE <header>...] [FROM <executable>...])
+#                  [BACKEND cpu|cuda...] [INCLUDE <header>...] [FROM <object library>...])
 #       One executable of several; it picks the run that the command line asks for. Of several backends the first one
-#       that has a device here is taken; a run is left out for one that lacks its precision if another has it. A run that
-#       an executable of FROM, made by t5zero_add_run, has compiled is taken from it and not compiled again.
+#       that has a device here is taken; a run is left out for one that lacks its precision if another has it. A run
+#       that a library of FROM holds is taken as it was compiled there.
 #   t5zero_add_translate(NAME <executable> RUNS "<model> <precision>"... [BACKEND cpu|cuda...] [INCLUDE <header>...])
 #       An executable that translates lines of text with saved models of these kinds.
 #   t5zero_list_runs(<variable> documented|all [BACKEND cpu|cuda])
@@ -111,9 +112,9 @@ function(t5zero_check_name function name unparsed)
 endfunction()
 
 function(t5zero_add_run)
-  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;MODEL;ZERO;PRECISION;BACKEND" "INCLUDE")
+  cmake_parse_arguments(PARSE_ARGV 0 arg "" "NAME;MODEL;ZERO;PRECISION;BACKEND;OBJECTS" "INCLUDE")
   t5zero_check_name(t5zero_add_run "${arg_NAME}" "${arg_UNPARSED_ARGUMENTS}"
-    "NAME, MODEL, ZERO, PRECISION, BACKEND, INCLUDE")
+    "NAME, MODEL, ZERO, PRECISION, BACKEND, INCLUDE, OBJECTS")
   if(NOT DEFINED arg_BACKEND)
     set(arg_BACKEND cpu)
   endif()
@@ -126,24 +127,33 @@ function(t5zero_add_run)
   set(main ${CMAKE_CURRENT_BINARY_DIR}/${arg_NAME}.runs/main.cpp)
   configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_entry.cpp.in ${entry} @ONLY)
   configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/run_main.cpp.in ${main} @ONLY)
+  if(DEFINED arg_OBJECTS)
+    add_library(${arg_OBJECTS} OBJECT ${entry})
+    set_target_properties(${arg_OBJECTS} PROPERTIES T5ZERO_RUN_ENTRY ${T5ZERO_RUN_ENTRY})
+    t5zero_finish_run(${arg_OBJECTS} ${arg_BACKEND})
+    set(entry $<TARGET_OBJECTS:${arg_OBJECTS}>)
+  endif()
   add_executable(${arg_NAME} ${main} ${entry})
-  set_target_properties(${arg_NAME} PROPERTIES T5ZERO_RUN_ENTRY ${T5ZERO_RUN_ENTRY})
   t5zero_finish_run(${arg_NAME} ${arg_BACKEND})
 endfunction()
 
 # An executable of several runs, "<model> <stage> <precision>" each: `function` is the caller, for messages. `header`
-# and `program` say what each run becomes, `dispatch_header` and `dispatch` what picks one. `from`: executables of one
-# run whose objects serve here too.
+# and `program` say what each run becomes, `dispatch_header` and `dispatch` what picks one. `from`: object
+# libraries of one run each.
 function(t5zero_add_dispatched function name backends runs includes header program dispatch_header dispatch from)
   foreach(other IN LISTS from)
     if(NOT TARGET ${other})
-      message(FATAL_ERROR "${function}: FROM has '${other}', and there is no such target. Name one that t5zero_add_run made.")
+      message(FATAL_ERROR "${function}: FROM has '${other}', and there is no such target. Name what t5zero_add_run has made as OBJECTS.")
     endif()
     get_target_property(entry ${other} T5ZERO_RUN_ENTRY)
     if(NOT entry)
-      message(FATAL_ERROR "${function}: FROM has '${other}', which t5zero_add_run did not make.")
+      message(FATAL_ERROR "${function}: FROM has '${other}', which t5zero_add_run has not made as OBJECTS.")
     endif()
-    set(object_of_${entry} "$<FILTER:$<TARGET_OBJECTS:${other}>,INCLUDE,/${entry}[.]cpp>")
+    set(object_of_${entry} $<TARGET_OBJECTS:${other}>)
+  endforeach()
+  foreach(backend IN LISTS backends)
+    t5zero_set_known_words()
+    t5zero_check_choice(${function} BACKEND "${backend}" FALSE "${T5ZERO_RUN_BACKENDS}")
   endforeach()
   set(T5ZERO_RUN_DECLARATIONS "")
   set(T5ZERO_RUN_ROWS "")
@@ -153,7 +163,6 @@ function(t5zero_add_dispatched function name backends runs includes header progr
   set(T5ZERO_DISPATCH ${dispatch})
   set(sources "")
   set(entries "")
-  t5zero_set_known_words()
   set(precisions "")
   foreach(backend IN LISTS backends)
     list(APPEND precisions ${T5ZERO_RUN_PRECISIONS_${backend}})

@@ -1,7 +1,8 @@
 # What the kernels are compiled for: t5zero_choose_cuda_architectures(<variable>), called before CUDA is enabled.
 #
-# T5ZERO_CUDA_ARCHITECTURES or CMAKE_CUDA_ARCHITECTURES, as CMake writes them: 90a-real, 80, 120-virtual, native, all.
-# Without them this machine's GPU, else all. Chosen anew each time CMake runs.
+# T5ZERO_CUDA_ARCHITECTURES, else CMAKE_CUDA_ARCHITECTURES, as CMake writes them: 90a-real, 80, 120-virtual, native, all.
+# The latter does not count where an outer project has enabled CUDA: it may then be the compiler's default. Without both
+# this machine's GPUs, else all. Chosen anew each time CMake runs.
 
 # Every architecture that t5zero supports and the compiler knows; of the newest one the intermediate code too, for GPUs
 # that are newer still. `known`: what nvcc --list-gpu-arch prints.
@@ -18,8 +19,8 @@ function(t5zero_all_cuda_architectures variable known)
   set(${variable} "${all}" PARENT_SCOPE)
 endfunction()
 
-# Those of the GPUs here; empty where there are none.
-function(t5zero_native_cuda_architectures variable)
+# Those of the GPUs here that are supported; empty where there are none. GPUs newer than the compiler have all.
+function(t5zero_native_cuda_architectures variable known)
   set(${variable} "" PARENT_SCOPE)
   find_program(T5ZERO_NVIDIA_SMI nvidia-smi)
   mark_as_advanced(T5ZERO_NVIDIA_SMI)
@@ -32,55 +33,71 @@ function(t5zero_native_cuda_architectures variable)
     string(REPLACE "." "" native "${capabilities}")
     string(REPLACE "\n" ";" native "${native}")
     list(REMOVE_DUPLICATES native)
-    list(TRANSFORM native APPEND "-real")
-    set(${variable} "${native}" PARENT_SCOPE)
+    set(supported "")
+    foreach(number IN LISTS native)
+      if(number LESS 75)
+        message(STATUS "t5zero: a GPU here is too old for it (${number}; 75 is the least)")
+      elseif(known MATCHES "compute_${number}([^0-9]|$)")
+        list(APPEND supported ${number}-real)
+      else()
+        list(APPEND supported all)
+      endif()
+    endforeach()
+    set(${variable} "${supported}" PARENT_SCOPE)
   endif()
 endfunction()
 
 function(t5zero_choose_cuda_architectures variable)
+  get_property(languages GLOBAL PROPERTY ENABLED_LANGUAGES)
   set(asked "${T5ZERO_CUDA_ARCHITECTURES}")
   set(from T5ZERO_CUDA_ARCHITECTURES)
-  if(asked STREQUAL "")
+  if(asked STREQUAL "" AND NOT "CUDA" IN_LIST languages)
     set(asked "${CMAKE_CUDA_ARCHITECTURES}")
     set(from CMAKE_CUDA_ARCHITECTURES)
-  elseif(DEFINED CACHE{CMAKE_CUDA_ARCHITECTURES} AND NOT "$CACHE{CMAKE_CUDA_ARCHITECTURES}" STREQUAL asked)
+  elseif(PROJECT_IS_TOP_LEVEL AND DEFINED CACHE{CMAKE_CUDA_ARCHITECTURES}
+      AND NOT asked STREQUAL "" AND NOT "$CACHE{CMAKE_CUDA_ARCHITECTURES}" STREQUAL asked)
     message(FATAL_ERROR "t5zero: T5ZERO_CUDA_ARCHITECTURES is '${asked}' and CMAKE_CUDA_ARCHITECTURES is "
       "'$CACHE{CMAKE_CUDA_ARCHITECTURES}': give one of them, and empty the other (-DT5ZERO_CUDA_ARCHITECTURES=).")
   endif()
   execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch OUTPUT_VARIABLE known
     OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
   set(chosen "")
-  t5zero_native_cuda_architectures(native)
+  set(native "")
+  if(asked STREQUAL "" OR "native" IN_LIST asked)
+    t5zero_native_cuda_architectures(native "${known}")
+  endif()
   if(asked STREQUAL "")
-    set(asked ${native})
-    if(NOT native)
-      set(asked all)
+    set(asked all)
+    if(native)
+      set(asked ${native})
+      set(from "this machine's GPU")
     endif()
   endif()
+  if("native" IN_LIST asked AND native)
+    list(TRANSFORM asked REPLACE "^native$" "${native}")
+  endif()
   foreach(one IN LISTS asked)
+    string(REGEX MATCH "^[0-9]+" number "${one}")
     if(one MATCHES "^(all|all-major)$")
       t5zero_all_cuda_architectures(all "${known}")
       list(APPEND chosen ${all})
     elseif(one STREQUAL "native")
-      if(NOT native)
-        message(FATAL_ERROR "t5zero: ${from} is 'native', and nvidia-smi finds no GPU here: name what the kernels are for, "
-          "such as 90a-real for an H100 or H200.")
-      endif()
-      list(APPEND chosen ${native})
-    elseif(NOT one MATCHES "^([0-9]+)[af]?(-real|-virtual)?$")
+      message(FATAL_ERROR "t5zero: ${from} is 'native', and nvidia-smi finds no GPU here that is supported: name what the "
+        "kernels are for, such as 90a-real for an H100 or H200.")
+    elseif(NOT one MATCHES "^([0-9]+)(-real|-virtual)?$" AND NOT one MATCHES "^(9[0-9]|1[0-9][0-9])[af](-real|-virtual)?$")
       message(FATAL_ERROR "t5zero: ${from} has '${one}'. Expected a number such as 80 or 90a, with -real or -virtual behind "
         "it or nothing; native; or all.")
-    elseif(CMAKE_MATCH_1 LESS 75)
+    elseif(number LESS 75)
       message(FATAL_ERROR "t5zero: ${from} has '${one}': GPUs from compute capability 7.5 on are supported.")
-    elseif(NOT known MATCHES "compute_${CMAKE_MATCH_1}([^0-9]|$)")
+    elseif(NOT known MATCHES "compute_${number}([^0-9]|$)")
       string(REPLACE "\n" ", " text "${known}")
       message(FATAL_ERROR "t5zero: ${from} has '${one}', which ${CMAKE_CUDA_COMPILER} does not know. It knows ${text}.")
     else()
       list(APPEND chosen ${one})
     endif()
   endforeach()
-  # Products of warpgroups are compiled for 90a alone.
-  list(TRANSFORM chosen REPLACE "^90$" "90a")
+  # Products of warpgroups are compiled for 90a alone, whose intermediate code is for no other GPU.
+  list(TRANSFORM chosen REPLACE "^90$" "90a-real;90-virtual")
   list(TRANSFORM chosen REPLACE "^90-real$" "90a-real")
   list(REMOVE_DUPLICATES chosen)
   list(JOIN chosen ", " text)

@@ -5,6 +5,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include <t5zero/backend/dropout.hpp>
@@ -82,6 +83,9 @@ struct device_options {
   bool allows_tf32 = false;       ///< may matmuls round fp32 operands to TF32?
   bool overlaps_launches = true;  ///< may a GPU's kernel start before the one in front of it has ended?
   index_t graph_bytes = 0;        ///< that graphs of a GPU's steps may take; 0: each step is launched
+  /// Of the workspace, what a GPU's matmuls may use. It decides how they are computed, so it does not depend
+  /// on a batch.
+  index_t matmul_workspace_bytes = index_t{32} << 20;
 };
 
 /// Side streams of an execution, by the work that runs on them: gradients of weights, which nothing waits for
@@ -129,6 +133,13 @@ concept paces_its_optimizer = requires(index_t count) {
 template <class B, class P>
 concept plans_its_workspace = requires(model_shape shape, batch_shape batch) {
   { B::template workspace_bytes<P>(shape, batch, 1) } -> std::same_as<index_t>;
+  { B::matmul_workspace_bytes(shape) } -> std::same_as<index_t>;
+};
+/// Is there a device, and if not why: text for a user, empty where there is one.
+template <class B>
+concept says_its_availability = requires {
+  { B::is_available() } -> std::same_as<bool>;
+  { B::why_unavailable() } -> std::same_as<std::string>;
 };
 /// Throws input_error where the operations do not take a model of these sizes.
 template <class B>
@@ -147,6 +158,6 @@ concept supports_precision = B::template supports<P>;
 template <class B, class P>
 concept backend_for = precision_policy<P> && supports_precision<B, P> && has_execution<B> &&
     has_sublayers<B, P> && plans_its_workspace<B, P> && checks_shapes<B> && plans_its_graphs<B> &&
-    says_its_scratch_sets<B> && paces_its_optimizer<B>;
+    says_its_scratch_sets<B> && paces_its_optimizer<B> && says_its_availability<B>;
 
 }  // namespace t5zero

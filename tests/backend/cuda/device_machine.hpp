@@ -116,8 +116,9 @@ template <class U>
 class device_machine {
  public:
   /// `workspace_bytes`: of the main stream.
-  explicit device_machine(index_t workspace_bytes = index_t{64} << 20, bool allows_tf32 = false)
-      : device_({.ordinal = 0, .allows_tf32 = allows_tf32}),
+  explicit device_machine(index_t workspace_bytes = index_t{64} << 20, bool allows_tf32 = false,
+                          bool overlaps_launches = true)
+      : device_({.ordinal = 0, .allows_tf32 = allows_tf32, .overlaps_launches = overlaps_launches}),
         workspace_(t5zero::cuda::workspace_division::of_main(workspace_bytes).total_bytes()) {
     device_.set_workspace(workspace_.data(), workspace_.size());
   }

@@ -1,4 +1,7 @@
 // fp32 products on tensor cores: as accurate as cuBLASLt's fp32 ones, against double.
+#include <cuda_runtime_api.h>
+
+#include <t5zero/backend/cuda/graph.hpp>
 #include <t5zero/backend/cuda/matmul.hpp>
 #include <t5zero/backend/cuda/split_matmul.hpp>
 
@@ -346,6 +349,62 @@ TEST_CASE("cuda: split_matmul in pieces of its depth", "[cuda]") {
   CHECK_THROWS_AS(split_matmul(small.main(), transpose::no, a.view(), transpose::no, b.view(), c.view(),
                                gradient_mode::overwrite, 1.0F, {0, 1, 8}),
                   t5zero::contract_error);
+}
+
+// Each product reads what the one in front wrote, and all borrow the same workspace: pieces of one shape, of
+// another, the library, pieces that accumulate.
+TEST_CASE("cuda: products in pieces wait for each other", "[cuda]") {
+  if (!has_split_gpu()) return;
+  constexpr index_t rows = 120;
+  constexpr index_t wide = 2048;
+  constexpr index_t narrow = 512;
+  const operand down(wide, narrow, random_elements(wide * narrow, 1, 0.02F));
+  const operand up(narrow, wide, random_elements(narrow * wide, 2, 0.04F));
+  const auto start = random_elements(rows * wide, 3);
+  const auto result_of = [&](bool overlaps, bool captured) {
+    device_machine gpu(index_t{64} << 20, /*allows_tf32=*/false, overlaps);
+    const operand x(rows, wide, start);
+    const operand y(rows, narrow, std::vector<float>(static_cast<std::size_t>(rows * narrow), NAN));
+    const operand sum(rows, narrow, std::vector<float>(static_cast<std::size_t>(rows * narrow), 0.0F));
+    const auto multiply = [&](const operand& a, const operand& b, const operand& c, gradient_mode mode,
+                              t5zero::cuda::split_division division) {
+      split_matmul(gpu.main(), transpose::no, a.view(), transpose::no, b.view(), c.view(), mode, 1.0F,
+                   division);
+    };
+    const auto submit = [&] {
+      for (int layer = 0; layer < (under_sanitizer() ? 1 : 8); ++layer) {
+        multiply(x, down, y, gradient_mode::overwrite, {2, 1, 32});
+        multiply(y, up, x, gradient_mode::overwrite, {0, 1, 2});
+        multiply(x, down, sum, gradient_mode::accumulate, {1, 1, 16});
+        t5zero::cuda::detail::library_matmul<float, float, float>(gpu.main(), transpose::no, sum.view(),
+                                                                  transpose::no, up.view(), x.view(),
+                                                                  gradient_mode::overwrite, 1.0F);
+        multiply(x, down, y, gradient_mode::overwrite, {0, 2, 8});
+        multiply(y, up, x, gradient_mode::overwrite, {2, 1, 2});
+      }
+    };
+    if (captured) {
+      const auto graph = t5zero::cuda::capture_graph(gpu.main().stream(), submit);
+      cudaGraphExec_t made = nullptr;
+      t5zero::cuda::check(cudaGraphInstantiate(&made, graph.get(), 0));
+      const t5zero::cuda::unique_graph_exec executable(made);
+      t5zero::cuda::check(cudaGraphLaunch(executable.get(), gpu.main().stream()));
+      gpu.wait();
+    } else {
+      submit();
+      gpu.wait();
+    }
+    auto result = x.download();
+    const auto sums = sum.download();
+    result.insert(result.end(), sums.begin(), sums.end());
+    return result;
+  };
+  const auto expected = result_of(false, false);
+  CHECK(std::all_of(expected.begin(), expected.end(), [](float value) { return std::isfinite(value); }));
+  for (int run = 0; run < (under_sanitizer() ? 1 : 10); ++run) {
+    CHECK(same_bits(result_of(true, false), expected));
+    CHECK(same_bits(result_of(true, true), expected));
+  }
 }
 
 TEST_CASE("cuda: split_matmul keeps all bits of its operands, and what is not finite", "[cuda]") {

@@ -79,11 +79,15 @@ trained train(const plan_of_test& how) {
 }
 
 /// Three layers, so that a recomputed one lies between two others; with few tokens its sublayers are fused.
+/// In fp32 the gradient through the head, over the depth of the vocabulary, is computed in pieces.
 struct three_layers {
   static constexpr std::string_view name = "three_layers";
   static constexpr t5zero::model_shape shape = [] {
     t5zero::model_shape result = golden::tiny_relu::shape;
     result.n_encoder_layers = result.n_decoder_layers = 3;
+    result.d_model = 128;
+    result.d_ff = 2048;
+    result.vocab_size = 32128;
     return result;
   }();
 };
@@ -123,5 +127,9 @@ TEMPLATE_TEST_CASE("recomputed activations on a GPU: the same bits", "[cuda]", t
     const trained expected = train<three_layers, TestType>({.longest = longest});
     CHECK(t5zero_test::same_bits(
         train<three_layers, TestType>({.recomputes = true, .longest = longest}).weights, expected.weights));
+    if (t5zero_test::under_sanitizer()) continue;
+    CHECK(t5zero_test::same_bits(
+        train<three_layers, TestType>({.uses_graphs = false, .overlaps = false, .longest = longest}).weights,
+        expected.weights));
   }
 }

@@ -41,7 +41,7 @@ struct backend {
 
   /// Is there a device to run on?
   [[nodiscard]] static bool is_available() { return true; }
-  /// Why there is none.
+  /// Why there is none: empty, as there is one.
   [[nodiscard]] static std::string why_unavailable() { return {}; }
   /// The threads of one rank. What is submitted is done when the call returns.
   class device {
@@ -108,6 +108,8 @@ struct backend {
     return std::max(1, cores);
   }
 
+  /// Of a GPU's matmuls.
+  [[nodiscard]] static constexpr index_t matmul_workspace_bytes(const model_shape& /*shape*/) { return 0; }
   /// The largest workspace of any operation of a training step.
   template <precision_policy Precision>
   [[nodiscard]] static constexpr index_t workspace_bytes(const model_shape& shape, const batch_shape& batch,
@@ -116,7 +118,8 @@ struct backend {
     const index_t longest = std::max(batch.max_source_length, batch.max_target_length);
     // 16-bit results are products over a layer's width or, for weight gradients, over the tokens.
     const index_t depth = std::max({tokens, shape.d_model, shape.d_ff, shape.inner_dim()});
-    return std::max({matmul_workspace_bytes(threads, depth), rms_norm_workspace_bytes(tokens, shape.d_model),
+    return std::max({cpu::matmul_workspace_bytes(threads, depth),
+                     rms_norm_workspace_bytes(tokens, shape.d_model),
                      attention_workspace_bytes(batch.batch, longest, longest, shape.n_heads, shape.d_kv,
                                                shape.n_buckets, threads),
                      decode_attention_workspace_bytes(longest, shape.d_kv, threads),

@@ -26,7 +26,7 @@ inline void check(cudaError_t status, std::source_location where = std::source_l
   if (status == cudaSuccess) return;
   std::string reason = std::string(cudaGetErrorName(status)) + ", " + cudaGetErrorString(status);
   if (status == cudaErrorNoKernelImageForDevice)
-    reason += ": t5zero was built for other GPUs; configure it with -DT5ZERO_CUDA_ARCHITECTURES=native here";
+    reason += ": the kernels were compiled for other GPUs (T5ZERO_CUDA_ARCHITECTURES)";
   detail::fail("CUDA", reason, where);
 }
 inline void check(cublasStatus_t status, std::source_location where = std::source_location::current()) {

@@ -4,6 +4,7 @@
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <unordered_map>
@@ -22,7 +23,8 @@ namespace t5zero::cuda {
 class device {
  public:
   /// Throws device_error.
-  explicit device(const device_options& options) {
+  explicit device(const device_options& options)
+      : matmul_division_(workspace_division::of_main(options.matmul_workspace_bytes)) {
     graphs_.set_room(options.graph_bytes);
     check(cudaSetDevice(options.ordinal));
     // The driver keeps a call stack for each thread that the GPU can hold, by default 1 KB: 264 MB on an
@@ -64,9 +66,13 @@ class device {
   void set_workspace(std::byte* workspace, index_t bytes) {
     const auto division = workspace_division::of_total(bytes);
     for (int i = 0; i < stream_count; ++i) {
+      const auto share = [&](const workspace_division& of) {
+        return i == 0 ? of.main : of.bytes_of(static_cast<branch_of>(i - 1));
+      };
       execution& e = executions_[i];
       e.workspace_ = workspace;
-      e.workspace_bytes_ = i == 0 ? division.main : division.bytes_of(static_cast<branch_of>(i - 1));
+      e.workspace_bytes_ = share(division);
+      e.matmul_workspace_bytes_ = std::min(share(division), share(matmul_division_));
       workspace += e.workspace_bytes_;
     }
   }
@@ -94,6 +100,7 @@ class device {
   std::array<unique_event, static_cast<std::size_t>(max_updates_in_flight)> marks_;
   step_graphs graphs_;
   execution executions_[stream_count];
+  workspace_division matmul_division_;  ///< what matmuls may use of each stream's
 };
 
 }  // namespace t5zero::cuda

@@ -80,6 +80,8 @@ class execution {
     return workspace_;
   }
   [[nodiscard]] index_t workspace_bytes() const { return workspace_bytes_; }
+  /// What a matmul may use of it: the same however large batches are.
+  [[nodiscard]] index_t matmul_workspace_bytes() const { return matmul_workspace_bytes_; }
 
   /// The side stream, which from now on sees all work submitted here so far.
   [[nodiscard]] execution& fork(branch_of branch) {
@@ -133,6 +135,7 @@ class execution {
   std::unordered_map<const void*, bool>* kernels_ = nullptr;
   std::byte* workspace_ = nullptr;
   index_t workspace_bytes_ = 0;
+  index_t matmul_workspace_bytes_ = 0;
   bool allows_tf32_ = false;
   bool overlaps_launches_ = true;
   bool has_barrier_ = true;

@@ -15,12 +15,9 @@
 
 namespace t5zero::cuda {
 
-/// Scratch that a matmul may use: what cuBLAS advises for Hopper.
+/// Scratch that a matmul may use: what cuBLAS advises for Hopper. Small models have less, a layer's weights
+/// in fp32 four times over.
 inline constexpr index_t most_matmul_workspace_bytes = index_t{32} << 20;
-/// The same for models whose layers' weights have `elements`: the product in fp32 four times over.
-[[nodiscard]] constexpr index_t matmul_workspace_bytes(index_t elements) {
-  return std::min(most_matmul_workspace_bytes, elements * 16);
-}
 
 namespace detail {
 
@@ -57,7 +54,7 @@ void library_matmul(execution& execution, transpose transpose_a, matrix_view<con
                                alignment_of(a.data),
                                alignment_of(b.data),
                                alignment_of(c.data)};
-  const index_t workspace_bytes = std::min(execution.workspace_bytes(), most_matmul_workspace_bytes);
+  const index_t workspace_bytes = execution.matmul_workspace_bytes();
   const matmul_plan& plan = execution.plans().find(execution.cublas(), problem, workspace_bytes);
   const float beta = mode == gradient_mode::accumulate ? 1.0F : 0.0F;
   check(cublasLtMatmul(execution.cublas(), plan.operation.get(), &alpha, b.data, plan.a.get(), a.data,

@@ -11,10 +11,10 @@
 // Strides are multiples of 4 floats, first elements aligned to 16 bytes (takes_split_matmul). c overlaps
 // neither. With a relu_result, c becomes the product where `activated` is positive, times its scale, else 0;
 // `activated` is not c. Deterministic: the blocks of a cluster divide the depth; their sums are added in
-// order. No atomics, no workspace, one launch on the execution's stream; it may overlap the kernel in front.
-// Where few tiles have a great depth, pieces of it are products of their own, [pieces, rows, cols] in the
-// workspace, which a second launch adds up in order: the gradient through the head of t5-small, 120 x 512
-// over a depth of 32128, predicted on an H200: 32 pieces of 4 tiles 44 us, their sum 5 (7.9 MB from the L2).
+// order. No atomics. One launch on the execution's stream, which may overlap the kernel in front, without
+// workspace; where few tiles have a great depth two, and [pieces, rows, cols] floats of workspace: pieces of
+// the depth are products of their own, which the second launch adds up in order. The gradient through
+// t5-small's head, 110 x 512 over 32128: 32 pieces of 4 tiles, 50 us on an H100.
 //
 // Range: a result that an infinity, a NaN or a value beyond bfloat16's largest (3.39e38) contributes to is
 // NaN, where fp32 arithmetic may have an infinity; never finite. Parts below 2^-133 are lost: operands below
@@ -54,8 +54,6 @@ struct split_problem {
   int part_slabs;  ///< of each
   relu_result relu;
 };
-
-inline constexpr int split_sum_threads = 128;
 
 /// Where the pieces of a block's shared memory lie.
 template <int Cols, operand_layout A, operand_layout B>
@@ -346,13 +344,17 @@ void launch_split_matmul(execution& e, split_problem problem, split_division div
   const index_t depth = A == operand_layout::depth ? problem.a.cols : problem.a.rows;
   if (division.tile < 0)
     division = choose_split_division(problem.c.rows, problem.c.cols, depth,
-                                     current_token_device().multiprocessors, e.workspace_bytes());
+                                     current_token_device().multiprocessors, e.matmul_workspace_bytes());
+  require(division.tile < static_cast<int>(split_tiles.size()) && division.parts >= 1 &&
+              division.parts <= split_max_parts && division.pieces >= 1 &&
+              division.pieces <= split_max_pieces,
+          "cuda::split_matmul: no such division");
   const split_problem whole = problem;
-  const float* pieces = nullptr;
+  const float* partial_sums = nullptr;
   if (division.pieces > 1) {
     auto* const workspace = reinterpret_cast<float*>(
         e.workspace(split_workspace_bytes(problem.c.rows, problem.c.cols, division)));
-    pieces = workspace;
+    partial_sums = workspace;
     problem.c = {workspace, problem.c.rows, problem.c.cols};
     problem.alpha = 1.0F;
     problem.accumulates = false;
@@ -381,15 +383,16 @@ void launch_split_matmul(execution& e, split_problem problem, split_division div
             .overlap = overlap_of(e)},
            problem);
   });
-  if (pieces == nullptr) return;
-  const index_t blocks = ceil_div(whole.c.rows * (whole.c.cols / 4), split_sum_threads);
+  if (partial_sums == nullptr) return;
+  constexpr int threads = 128;
+  const index_t blocks = ceil_div(whole.c.rows * (whole.c.cols / 4), threads);
   require(blocks <= std::numeric_limits<int>::max(), "cuda::split_matmul: the result is too large");
-  launch(e, add_split_pieces_kernel<split_sum_threads>,
+  launch(e, add_split_pieces_kernel<threads>,
          {.blocks = dim3(static_cast<unsigned>(blocks)),
-          .threads = split_sum_threads,
+          .threads = threads,
           .overlap = overlap_of(e),
           .is_row_wise = true},
-         pieces, division.pieces, whole.c, whole.alpha, whole.accumulates, whole.relu);
+         partial_sums, division.pieces, whole.c, whole.alpha, whole.accumulates, whole.relu);
 }
 
 }  // namespace detail
@@ -410,7 +413,7 @@ bool prefers_split_matmul(const execution& e, transpose transpose_a, matrix_view
   const index_t depth = transpose_a == transpose::yes ? a.rows : a.cols;
   return takes_split_matmul(transpose_a, a, transpose_b, b, c) &&
          split_matmul_is_faster(c.rows, c.cols, depth, current_token_device().multiprocessors,
-                                e.workspace_bytes()) &&
+                                e.matmul_workspace_bytes()) &&
          has_split_matmul<T>();
 }
 
