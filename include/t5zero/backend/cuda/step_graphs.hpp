@@ -31,8 +31,8 @@ namespace t5zero::cuda {
 /// of them are 83 to 90 of a hundred batches, 16 are 96 and more.
 [[nodiscard]] constexpr index_t step_graphs_bytes(const model_shape& shape, bool trains) {
   if (!trains) return 8 * step_graph_bytes(30 + 10 * shape.n_encoder_layers + 16 * shape.n_decoder_layers);
-  // Measured: 465 nodes for t5-small, 1740 to 2140 for t5-large and t5-3b, each layer's piece of the optimizer
-  // with them; products in pieces came later, and add up to 150 to t5-large in fp32.
+  // Measured: 465 nodes for t5-small, 1740 to 2140 for t5-large and t5-3b, each layer's piece of the
+  // optimizer with them; products in pieces came later, and add up to 150 to t5-large in fp32.
   const index_t one = step_graph_bytes(50 + 32 * shape.n_encoder_layers + 48 * shape.n_decoder_layers);
   return std::clamp(parameter_count(shape), 8 * one, 16 * one);
 }
