@@ -19,7 +19,10 @@ using t5zero::index_t;
 /// A wrong word throws input_error, which names it and what is allowed.
 class arguments {
  public:
-  arguments(int argc, char** argv) : count_(argc), words_(argv) {}
+  /// `least`: words that are needed, the program's name among them.
+  arguments(int argc, char** argv, int least, const char* usage) : count_(argc), words_(argv) {
+    if (argc < least) throw t5zero::input_error(std::string("usage: ") + usage);
+  }
 
   [[nodiscard]] bool has(int at) const { return at < count_; }
   [[nodiscard]] std::string text(int at) const { return words_[at]; }
@@ -44,9 +47,12 @@ class arguments {
     }
     throw t5zero::input_error(std::string("<") + name + "> is '" + words_[at] + "'; allowed: " + list);
   }
-  /// Of a published model.
+  /// The name of a published model.
+  [[nodiscard]] std::string model(int at) const {
+    return one_of(at, "model", {"t5-small", "t5-base", "t5-large", "t5-3b"});
+  }
   [[nodiscard]] t5zero::model_shape shape(int at) const {
-    const std::string name = one_of(at, "model", {"t5-small", "t5-base", "t5-large", "t5-3b"});
+    const std::string name = model(at);
     t5zero::model_shape shape;
     t5zero::for_each_type(t5zero::all_model_sizes{}, [&]<class Model>() {
       if (Model::name == name) shape = Model::shape;

@@ -71,6 +71,7 @@ class comparison:
         self.arguments = arguments
         self.data = ["--train-file", arguments.train_file, "--spiece", arguments.spiece]
         self.agrees = True
+        self.step_works = GPU_STEPS if arguments.device == "cuda" else CPU_STEPS
 
     def peer(self, task, **options):
         command = [sys.executable, PEERS, task, "--device", self.arguments.device, "--threads",
@@ -108,15 +109,14 @@ class comparison:
 
     def works(self):
         """The names of all that the command line's words stand for."""
-        steps = GPU_STEPS if self.arguments.device == "cuda" else CPU_STEPS
-        names = {"steps": [step[0] for step in steps], "generate": [work for work, _ in GENERATIONS],
+        names = {"steps": [step[0] for step in self.step_works], "generate": [work for work, _ in GENERATIONS],
                  "curves": [curve_name(model, precision, batch, dropout)
                             for _, _, model, precision, batch, _, dropout in CURVES]}
         return [name for what in self.arguments.what for name in names[what]]
 
     def steps(self):
         on_gpu = self.arguments.device == "cuda"
-        for work, model, precision, batch, prefix, modes in GPU_STEPS if on_gpu else CPU_STEPS:
+        for work, model, precision, batch, prefix, modes in self.step_works:
             if not self.selected(work):
                 continue
             ours, peers = [], {}

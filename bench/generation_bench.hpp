@@ -84,18 +84,17 @@ void measure_generation(const t5zero::tokenized_dataset& data, const generation_
 template <class Backend, measured_machine Machine>
 int run_generation_bench(int argc, char** argv, const Machine& machine) {
   return t5zero::cli::report_errors(argv[0], [&] {
-    if (argc < 7)
-      throw t5zero::input_error(
-          "usage: <train.jsonl> <spiece.model> <fp32|fp16|bf16> <batch> <beams> <tokens> [rounds] [threads]");
-    const arguments given(argc, argv);
+    const arguments given(
+        argc, argv, 7,
+        "<train.jsonl> <spiece.model> <fp32|fp16|bf16> <batch> <beams> <tokens> [rounds] [threads]");
     require_device<Backend>();
     const std::string precision = given.one_of(3, "precision", {"fp32", "fp16", "bf16"});
     const generation_work asked{
         given.positive(4, "batch"), given.positive(5, "beams"), given.positive(6, "tokens"),
         given.positive_or(7, "rounds", 4),
         static_cast<int>(given.positive_or(8, "threads", Backend::default_threads()))};
-    const auto pairs = t5zero::read_translation_pairs(argv[1], {"en", "ro", 500});
-    const auto text = t5zero::tokenizer::from_file(argv[2]);
+    const auto pairs = t5zero::read_translation_pairs(given.text(1), {"en", "ro", 500});
+    const auto text = t5zero::tokenizer::from_file(given.text(2));
     const t5zero::tokenized_dataset data(pairs, text, "translate English to Romanian: ", 1024, 128, {});
     if (precision == "fp16")
       measure_generation<t5zero::fp16, Backend>(data, asked, machine);

@@ -231,10 +231,8 @@ void measure_kernels(const model_shape& shape, index_t batch, index_t length) {
 
 int main(int argc, char** argv) {
   return cli::report_errors(argv[0], [&] {
-    if (argc < 5)
-      throw input_error(
-          "usage: <t5-small|t5-base|t5-large|t5-3b> <fp32|fp16|bf16> <batch> <tokens a sequence>");
-    const t5zero_bench::arguments given(argc, argv);
+    const t5zero_bench::arguments given(
+        argc, argv, 5, "<t5-small|t5-base|t5-large|t5-3b> <fp32|fp16|bf16> <batch> <tokens a sequence>");
     const model_shape shape = given.shape(1);
     const std::string precision = given.one_of(2, "precision", {"fp32", "fp16", "bf16"});
     const index_t batch = given.positive(3, "batch");

@@ -200,10 +200,9 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
 
 int main(int argc, char** argv) {
   return cli::report_errors(argv[0], [&] {
-    if (argc < 4)
-      throw input_error(
-          "usage: <t5-small|t5-base|t5-large|t5-3b> <fp32|tf32|fp16|bf16|bf16x9> <tokens> [candidates]");
-    const t5zero_bench::arguments given(argc, argv);
+    const t5zero_bench::arguments given(
+        argc, argv, 4,
+        "<t5-small|t5-base|t5-large|t5-3b> <fp32|tf32|fp16|bf16|bf16x9> <tokens> [candidates]");
     const model_shape shape = given.shape(1);
     const std::string precision = given.one_of(2, "precision", {"fp32", "tf32", "fp16", "bf16", "bf16x9"});
     const index_t n = given.positive(3, "tokens");

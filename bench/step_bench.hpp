@@ -112,15 +112,13 @@ template <class Backend, measured_machine Machine>
 int run_step_bench(int argc, char** argv, const Machine& machine) {
   using namespace t5zero;  // NOLINT(google-build-using-namespace)
   return cli::report_errors(argv[0], [&] {
-    if (argc < 6)
-      throw input_error(
-          "usage: <train.jsonl> <spiece.model> <t5-small|t5-base|t5-large|t5-3b> <fp32|tf32|fp16|bf16> "
-          "<batch> [steps] [threads] [prefix] [graphs|launches]");
-    const arguments given(argc, argv);
+    const arguments given(argc, argv, 6,
+                          "<train.jsonl> <spiece.model> <t5-small|t5-base|t5-large|t5-3b> "
+                          "<fp32|tf32|fp16|bf16> <batch> [steps] [threads] [prefix] [graphs|launches]");
     require_device<Backend>();
-    step_work work{
-        given.text(1), given.text(2), given.one_of(3, "model", {"t5-small", "t5-base", "t5-large", "t5-3b"}),
-        given.one_of(4, "precision", {"fp32", "tf32", "fp16", "bf16"}), given.positive(5, "batch")};
+    step_work work{given.text(1), given.text(2), given.model(3),
+                   given.one_of(4, "precision", {"fp32", "tf32", "fp16", "bf16"}),
+                   given.positive(5, "batch")};
     work.steps = given.positive_or(6, "steps", work.steps);
     work.threads = static_cast<int>(given.positive_or(7, "threads", Backend::default_threads()));
     if (given.has(8)) work.prefix = given.text(8);

@@ -58,7 +58,6 @@ if [ "$verdict" = unclean ] && [ "$alone" = no ] &&
   [ "$(count "out of memory|Unable to allocate enough memory|ALLOC_FAILED")" -gt 0 ] &&
   [ "$(count "^=========.*($findings)")" -eq 0 ]; then
   verdict=again
-  cp "$log/$tool.$number.out" "$log/$tool.$number.first"
 fi
 # A case that never reaches the GPU: what it says itself counts.
 if grep -q "terminated before first instrumented API call" "$log/$tool.$number.out" &&

@@ -1,7 +1,6 @@
 // fp32 products on tensor cores: as accurate as cuBLASLt's fp32 ones, against double.
 #include <cuda_runtime_api.h>
 
-#include <t5zero/backend/cuda/graph.hpp>
 #include <t5zero/backend/cuda/matmul.hpp>
 #include <t5zero/backend/cuda/split_matmul.hpp>
 
@@ -11,6 +10,7 @@
 #include <limits>
 #include <vector>
 
+#include "backend/cuda/captured.hpp"
 #include "backend/cuda/device_machine.hpp"
 #include "catch.hpp"
 
@@ -361,7 +361,7 @@ TEST_CASE("cuda: products in pieces wait for each other", "[cuda]") {
   const operand down(wide, narrow, random_elements(wide * narrow, 1, 0.02F));
   const operand up(narrow, wide, random_elements(narrow * wide, 2, 0.04F));
   const auto start = random_elements(rows * wide, 3);
-  const auto result_of = [&](bool overlaps, bool captured) {
+  const auto result_of = [&](bool overlaps, bool replays) {
     device_machine gpu(index_t{64} << 20, /*allows_tf32=*/false, overlaps);
     const operand x(rows, wide, start);
     const operand y(rows, narrow, std::vector<float>(static_cast<std::size_t>(rows * narrow), NAN));
@@ -383,13 +383,10 @@ TEST_CASE("cuda: products in pieces wait for each other", "[cuda]") {
         multiply(y, up, x, gradient_mode::overwrite, {2, 1, 2});
       }
     };
-    if (captured) {
-      const auto graph = t5zero::cuda::capture_graph(gpu.main().stream(), submit);
-      cudaGraphExec_t made = nullptr;
-      t5zero::cuda::check(cudaGraphInstantiate(&made, graph.get(), 0));
-      const t5zero::cuda::unique_graph_exec executable(made);
-      t5zero::cuda::check(cudaGraphLaunch(executable.get(), gpu.main().stream()));
-      gpu.wait();
+    if (replays) {
+      const auto graph = captured(gpu, submit);
+      t5zero::cuda::check(cudaGraphLaunch(graph.get(), gpu.main().stream()));
+      gpu.wait();  // before the graph goes
     } else {
       submit();
       gpu.wait();

@@ -1,12 +1,12 @@
 // The fused products of few tokens against the CPU's operations, one after another.
 #include <t5zero/backend/cpu/operations.hpp>
-#include <t5zero/backend/cuda/graph.hpp>
 #include <t5zero/backend/cuda/token_matmul.hpp>
 
 #include <array>
 #include <cmath>
 #include <vector>
 
+#include "backend/cuda/captured.hpp"
 #include "backend/cuda/device_machine.hpp"
 #include "backend/cuda/host_machine.hpp"
 #include "catch.hpp"
@@ -417,14 +417,10 @@ TEST_CASE("cuda: overlapping products of few tokens wait for each other", "[cuda
     submit(launch_overlap::previous);
     CHECK(same_bits(x.download(), expected));
   }
-  const auto graph =
-      t5zero::cuda::capture_graph(gpu.main().stream(), [&] { submit(launch_overlap::previous); });
-  cudaGraphExec_t made = nullptr;
-  t5zero::cuda::check(cudaGraphInstantiate(&made, graph.get(), 0));
-  const t5zero::cuda::unique_graph_exec executable(made);
+  const auto graph = captured(gpu, [&] { submit(launch_overlap::previous); });
   for (int run = 0; run < runs; ++run) {
     x.upload(start);
-    t5zero::cuda::check(cudaGraphLaunch(executable.get(), gpu.main().stream()));
+    t5zero::cuda::check(cudaGraphLaunch(graph.get(), gpu.main().stream()));
     CHECK(same_bits(x.download(), expected));
   }
 }

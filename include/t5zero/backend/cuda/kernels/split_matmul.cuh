@@ -55,6 +55,20 @@ struct split_problem {
   relu_result relu;
 };
 
+/// What sums, multiplied by alpha, become where they meet `met`: the results before, or those of the relu.
+/// `other`: where these lie; null where there are none.
+[[nodiscard]] __device__ inline float2 finished_sums(float2 result, float2 met, const float* other,
+                                                     bool accumulates, const relu_result& relu) {
+  if (accumulates) {
+    result.x += met.x;
+    result.y += met.y;
+  } else if (other != nullptr) {
+    result.x = met.x > 0.0F ? result.x * relu.scale : 0.0F;
+    result.y = met.y > 0.0F ? result.y * relu.scale : 0.0F;
+  }
+  return result;
+}
+
 /// Where the pieces of a block's shared memory lie.
 template <int Cols, operand_layout A, operand_layout B>
 struct split_memory {
@@ -222,16 +236,9 @@ __global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
     };
     const auto store = [&](int of_warp, int group, const float4& sum, const pair_of_rows& met) {
       for_each_pair(of_warp, group, [&](int half, index_t row, index_t col) {
-        float2 result{problem.alpha * (half == 0 ? sum.x : sum.z),
-                      problem.alpha * (half == 0 ? sum.y : sum.w)};
-        if (problem.accumulates) {
-          result.x += met.values[half].x;
-          result.y += met.values[half].y;
-        } else if (other.data != nullptr) {
-          result.x = met.values[half].x > 0.0F ? result.x * problem.relu.scale : 0.0F;
-          result.y = met.values[half].y > 0.0F ? result.y * problem.relu.scale : 0.0F;
-        }
-        *reinterpret_cast<float2*>(&problem.c(piece * problem.c.rows + row, col)) = result;
+        *reinterpret_cast<float2*>(&problem.c(piece * problem.c.rows + row, col)) = finished_sums(
+            {problem.alpha * (half == 0 ? sum.x : sum.z), problem.alpha * (half == 0 ? sum.y : sum.w)},
+            met.values[half], other.data, problem.accumulates, problem.relu);
       });
     };
     constexpr int groups = Cols / 8;
@@ -308,23 +315,17 @@ __global__ void __launch_bounds__(Threads)
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum[i] += values[i];
   }
-  float* const to = &c(row, col);
-  float met[4] = {};
-  if (accumulates) {
-    load_pack(to, met);
-  } else if (relu.activated.data != nullptr) {
+  const matrix_view<const float> other = accumulates ? matrix_view<const float>(c) : relu.activated;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) met[i] = relu.activated(row, col + i);
+  for (int i = 0; i < 4; i += 2) {
+    float2 met{};
+    if (other.data != nullptr) met = *reinterpret_cast<const float2*>(&other(row, col + i));
+    const float2 result =
+        finished_sums({alpha * sum[i], alpha * sum[i + 1]}, met, other.data, accumulates, relu);
+    sum[i] = result.x;
+    sum[i + 1] = result.y;
   }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    sum[i] *= alpha;
-    if (accumulates)
-      sum[i] += met[i];
-    else if (relu.activated.data != nullptr)
-      sum[i] = met[i] > 0.0F ? sum[i] * relu.scale : 0.0F;
-  }
-  store_pack(to, sum);
+  store_pack(&c(row, col), sum);
 }
 
 /// Calls f with split_tiles[index] as a constant.
