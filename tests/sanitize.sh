@@ -1,14 +1,18 @@
 #!/bin/sh
-# Every test case of a CUDA test program under compute-sanitizer, each case a process of its own.
-#   tests/sanitize.sh <test program> [tools] [seconds a case] [cases at a time] [part/parts] [Catch2's names of cases]
+# The test cases of a CUDA test program under compute-sanitizer, some cases a process, as a start under it takes longer
+# than most cases.
+#   tests/sanitize.sh <test program> [tools] [seconds a process] [processes at a time] [part/parts]
+#                     [Catch2's names of cases] [cases a process]
 # Prints one line for each tool: how many cases were clean, found something, or ran out of time, and the names and
-# first report lines of those that were not clean. With 2/3 it takes every third case, from the second on. Cases
+# first report lines of those that were not clean. With 2/3 it takes every third case, from the second on. Processes
 # take the machine's GPUs in turn, and compute-sanitizer is bound by the CPU: many cores help. Each takes up to 6 GiB
-# of GPU memory; those that say that none was left are run again, one a GPU, and counted. Races that racecheck reports
-# inside cuBLASLt's own kernels, which wait by means it does not know, do not count. Stopped by SIGTERM it reports on
-# the cases that have ended. Exit code: 1 if a case was not clean, or did not end.
+# of GPU memory. The cases of a process that is not clean, and one that says that no GPU memory was left, run again,
+# each alone and one a GPU, and are counted. Races that racecheck reports inside cuBLASLt's own kernels, which wait by
+# means it does not know, do not count. Stopped by SIGTERM it reports on the cases that have ended. Exit code: 1 if a
+# case was not clean, or did not end.
 set -u
-usage="usage: tests/sanitize.sh <test program> [tools] [seconds a case] [cases at a time] [part/parts] [names]"
+usage="usage: tests/sanitize.sh <test program> [tools] [seconds a process] [processes at a time] [part/parts] \
+[names] [cases a process]"
 program=${1:-}
 case $program in
   "" | -*) echo "$usage" >&2; exit 2 ;;
@@ -19,6 +23,7 @@ seconds=${3:-120}
 jobs=${4:-8}
 part=${5:-1/1}
 only=${6:-}
+together=${7:-4}
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
 gpus=$(nvidia-smi -L 2>/dev/null | awk 'NF { print NR - 1 }')
@@ -27,18 +32,19 @@ gpus=$(nvidia-smi -L 2>/dev/null | awk 'NF { print NR - 1 }')
 set -- ${gpus:-0}
 export program seconds log T5ZERO_UNDER_SANITIZER=1
 
-# one_case <alone: yes or no> <tool> <gpu> <number> <name>: runs the case; its verdict is a file
+# one_process <alone: yes or no> <tool> <gpu> <numbers of cases>: the verdict on each is a file
 # $log/<tool>.<number>.<verdict>.
-cat >"$log/one_case" <<'CASE'
-alone=$1 tool=$2 number=$4 name=$5
+cat >"$log/one_process" <<'PROCESS'
+alone=$1 tool=$2 numbers=$4
 export CUDA_VISIBLE_DEVICES="$3"
+output=$log/$tool.${numbers%% *}.out
 # Catch2 reads a comma and a bracket of a name as its own syntax.
-escaped=$(printf '%s' "$name" | sed 's/[],[]/\\&/g')
+names=$(for number in $numbers; do sed -n "$number{s/[],[]/\\\\&/g;p}" "$log/names"; done | paste -sd, -)
 start=$(date +%s)
 timeout "$seconds" compute-sanitizer --tool "$tool" --launch-timeout 60 --print-limit 0 --error-exitcode 99 \
-  "$program" "$escaped" >"$log/$tool.$number.out" 2>&1
+  "$program" "$names" >"$output" 2>&1
 status=$?
-count() { grep -cE "$1" "$log/$tool.$number.out"; }
+count() { grep -cE "$1" "$output"; }
 races=$(count "Race reported")
 accesses=$(count "(Read|Write) access at")
 if [ "$tool" = racecheck ] && [ "$races" -gt 0 ] && [ "$accesses" -ge $((2 * races)) ] &&
@@ -52,21 +58,23 @@ case $status in
   124) verdict=timeout ;;
   *) verdict=unclean ;;
 esac
-grep -q "No test cases matched" "$log/$tool.$number.out" && verdict=unclean
-findings="Race reported|Potential|Invalid __|Uninitialized|Barrier error|Misaligned|out of bounds"
-if [ "$verdict" = unclean ] && [ "$alone" = no ] &&
-  [ "$(count "out of memory|Unable to allocate enough memory|ALLOC_FAILED")" -gt 0 ] &&
-  [ "$(count "^=========.*($findings)")" -eq 0 ]; then
-  verdict=again
-fi
-# A case that never reaches the GPU: what it says itself counts.
-if grep -q "terminated before first instrumented API call" "$log/$tool.$number.out" &&
-  grep -q "All tests passed" "$log/$tool.$number.out"; then
+grep -q "No test cases matched" "$output" && verdict=unclean
+# Cases that never reach the GPU: what they say themselves counts.
+if grep -q "terminated before first instrumented API call" "$output" && grep -q "All tests passed" "$output"; then
   verdict=clean
 fi
-printf '%s\n' "$name" >"$log/$tool.$number.$verdict"
-echo "$(($(date +%s) - start)) s $name" >>"$log/$tool.times"
-CASE
+findings="Race reported|Potential|Invalid __|Uninitialized|Barrier error|Misaligned|out of bounds"
+if [ "$alone" = no ] && [ "$verdict" != clean ]; then
+  if [ "$numbers" != "${numbers% *}" ]; then
+    verdict=again
+  elif [ "$(count "out of memory|Unable to allocate enough memory|ALLOC_FAILED")" -gt 0 ] &&
+    [ "$(count "^=========.*($findings)")" -eq 0 ]; then
+    verdict=again
+  fi
+fi
+for number in $numbers; do : >"$log/$tool.$number.$verdict"; done
+echo "$(($(date +%s) - start)) s $names" >>"$log/$tool.times"
+PROCESS
 
 command -v compute-sanitizer >/dev/null || { echo "sanitize: there is no compute-sanitizer on the PATH" >&2; exit 2; }
 "$program" --list-test-names-only ${only:+"$only"} |
@@ -74,27 +82,36 @@ command -v compute-sanitizer >/dev/null || { echo "sanitize: there is no compute
 cases=$(grep -c . "$log/names")
 [ "$cases" -gt 0 ] || { echo "sanitize: $program names no test cases" >&2; exit 2; }
 
-# run_cases <alone> <tool> <cases at a time> <gpu>...: those whose numbers and names are read, on the GPUs in turn.
-run_cases() {
+# run_processes <alone> <tool> <processes at a time> <gpu>...: a process for the cases of each line that is read, on
+# the GPUs in turn.
+run_processes() {
   alone=$1 tool=$2 at_once=$3
   shift 3
   awk -v gpus="$*" 'BEGIN { count = split(gpus, gpu, " ") }
-    { number = $1; sub(/^[0-9]+ /, ""); printf "%s%c%d%c%s%c", gpu[NR % count + 1], 0, number, 0, $0, 0 }' |
-    xargs -0 -r -n 3 -P "$at_once" sh "$log/one_case" "$alone" "$tool"
+    { printf "%s%c%s%c", gpu[NR % count + 1], 0, $0, 0 }' |
+    xargs -0 -r -n 2 -P "$at_once" sh "$log/one_process" "$alone" "$tool"
 }
 
 # run_tool <tool> <gpu>...
 run_tool() {
   tool=$1
   shift
-  awk '{ print NR, $0 }' "$log/names" | run_cases no "$tool" "$jobs" "$@"
+  # Neighbours, which are alike, to different processes.
+  awk -v cases="$cases" -v together="$together" 'BEGIN {
+    processes = int((cases + together - 1) / together)
+    for (first = 1; first <= processes; ++first) {
+      line = first
+      for (number = first + processes; number <= cases; number += processes) line = line " " number
+      print line
+    }
+  }' | run_processes no "$tool" "$jobs" "$@"
   for failed in "$log/$tool".*.again; do
     [ -e "$failed" ] || continue
     number=${failed%.again}
-    printf '%s %s\n' "${number##*.}" "$(cat "$failed")"
+    printf '%s\n' "${number##*.}"
     rm "$failed"
   done >"$log/$tool.again"
-  run_cases yes "$tool" "$#" "$@" <"$log/$tool.again"
+  run_processes yes "$tool" "$#" "$@" <"$log/$tool.again"
 }
 
 # report <tool>: what its cases came to.
@@ -103,9 +120,10 @@ report() {
   for verdict in clean skipped timeout unclean; do
     eval "$verdict=$(find "$log" -name "$tool.*.$verdict" | wc -l)"
   done
+  # shellcheck disable=SC2154  # assigned by eval
   echo "$tool: $clean of $cases clean, $skipped skipped, $timeout out of time, $unclean not clean; longest:" \
     "$(sort -rn "$log/$tool.times" 2>/dev/null | head -1)"
-  [ ! -s "$log/$tool.again" ] || echo "  run again, as GPU memory was short: $(grep -c . "$log/$tool.again")"
+  [ ! -s "$log/$tool.again" ] || echo "  run again, each alone: $(grep -c . "$log/$tool.again")"
   if [ "$clean" -eq 0 ]; then
     status=1
     echo "  no case was clean"
@@ -122,7 +140,8 @@ report() {
   for bad in "$log/$tool".*.timeout "$log/$tool".*.unclean; do
     [ -e "$bad" ] || continue
     status=1
-    echo "  ${bad##*.}: $(cat "$bad")"
+    number=${bad%.*}
+    echo "  ${bad##*.}: $(sed -n "${number##*.}p" "$log/names")"
     grep -E -A4 "^========= [A-Z]|FAILED|skipped" "${bad%.*}.out" | grep -vE "COMPUTE-SANITIZER|Host Frame" |
       awk '!seen[$0]++' | head -12
   done

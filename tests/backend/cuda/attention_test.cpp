@@ -176,11 +176,12 @@ attention_results<T> on_the_device(device_machine& machine, const attention_case
 
 // Sums of up to a few hundred products of numbers near one, in another order; in 16-bit types the GPU rounds
 // probabilities and score gradients (of up to |grad_context . value|, ten or so) to T before their products,
-// the CPU does not.
+// the CPU does not. That rounding alone, emulated in double, gives 0.0102 in the worst of the cases of
+// float16.
 template <element T>
 constexpr double attention_tolerance = std::same_as<T, float>     ? 4e-5
-                                       : std::same_as<T, float16> ? 8e-3
-                                                                  : 8e-2;
+                                       : std::same_as<T, float16> ? 1.2e-2
+                                                                  : 9.6e-2;
 
 template <element T>
 void compare(const attention_case& c) {

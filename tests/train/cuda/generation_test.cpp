@@ -26,10 +26,12 @@ TEMPLATE_TEST_CASE(
   golden::add_row(batch, {5, 6, 7, 1}, {1});
   golden::add_row(batch, {9, 1}, {1});
   golden::add_row(batch, {9, 4, 8, 12, 15, 3, 1}, {1});
+  const bool brief = t5zero_test::under_sanitizer();
   for (const t5zero::index_t beams : {t5zero::index_t{1}, t5zero::index_t{4}, t5zero::index_t{6}}) {
+    if (brief && beams == 4) continue;
     CAPTURE(beams);
     t5zero::generation_options options;
-    options.max_length = t5zero_test::under_sanitizer() ? 12 : 40;
+    options.max_length = brief ? 7 : 40;
     options.min_length = 5;
     options.num_beams = beams;
     t5zero::trainer_options settings;
