@@ -200,11 +200,11 @@ def time_generation(arguments):
 
 def time_engine(arguments):
     """DeepSpeed's engine without the Trainer around it, its kernels compiled at first use."""
-    # DeepSpeed cannot read the architectures with a letter that PyTorch images name.
-    os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability())
+    # Of architectures DeepSpeed cannot read those with a letter, which PyTorch's images name.
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29511",
+                      TORCH_CUDA_ARCH_LIST="{}.{}".format(*torch.cuda.get_device_capability()))
     import deepspeed
 
-    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29511")
     deepspeed.init_distributed("nccl")
     fp16 = arguments.precision == "fp16"
     torch.set_default_dtype(torch.float16 if fp16 else torch.float32)

@@ -8,8 +8,8 @@
 # take the machine's GPUs in turn, and compute-sanitizer is bound by the CPU: many cores help. Each takes up to 6 GiB
 # of GPU memory. The cases of a process that is not clean, and one that says that no GPU memory was left, run again,
 # each alone and one a GPU, and are counted. racecheck and synccheck look at t5zero's kernels alone: cuBLASLt's wait by
-# means that racecheck does not know, and a graph of many takes more memory than synccheck finds. Stopped by SIGTERM it reports on the cases that have ended. Exit code: 1 if a
-# case was not clean, or did not end.
+# means that racecheck does not know, and a graph of many takes more memory than synccheck finds. Stopped by SIGTERM it
+# reports on the cases that have ended. Exit code: 1 if a case was not clean, or did not end.
 set -u
 usage="usage: tests/sanitize.sh <test program> [tools] [seconds a process] [processes at a time] [part/parts] \
 [names] [cases a process]"
@@ -48,7 +48,6 @@ esac
 timeout "$seconds" compute-sanitizer --tool "$tool" "$@" --launch-timeout 60 --print-limit 0 --error-exitcode 99 \
   "$program" "$names" >"$output" 2>&1
 status=$?
-count() { grep -cE "$1" "$output"; }
 case $status in
   0) verdict=clean ;;
   4) verdict=skipped ;;
@@ -61,13 +60,12 @@ if grep -q "terminated before first instrumented API call" "$output" && grep -q 
   verdict=clean
 fi
 findings="Race reported|Potential|Invalid __|Uninitialized|Barrier error|Misaligned|out of bounds"
+want_of_memory="out of memory|Unable to allocate enough memory|ALLOC_FAILED"
 if [ "$alone" = no ] && [ "$verdict" != clean ]; then
-  if [ "$numbers" != "${numbers% *}" ]; then
-    verdict=again
-  elif [ "$(count "out of memory|Unable to allocate enough memory|ALLOC_FAILED")" -gt 0 ] &&
-    [ "$(count "^=========.*($findings)")" -eq 0 ]; then
-    verdict=again
-  fi
+  case $numbers in
+    *" "*) verdict=again ;;
+    *) grep -qE "$want_of_memory" "$output" && ! grep -qE "^=========.*($findings)" "$output" && verdict=again ;;
+  esac
 fi
 for number in $numbers; do : >"$log/$tool.$number.$verdict"; done
 echo "$(($(date +%s) - start)) s $names" >>"$log/$tool.times"
@@ -137,9 +135,9 @@ report() {
   for bad in "$log/$tool".*.timeout "$log/$tool".*.unclean; do
     [ -e "$bad" ] || continue
     status=1
-    number=${bad%.*}
-    echo "  ${bad##*.}: $(sed -n "${number##*.}p" "$log/names")"
-    grep -E -A4 "^========= [A-Z]|FAILED|skipped" "${bad%.*}.out" | grep -vE "COMPUTE-SANITIZER|Host Frame" |
+    of_case=${bad%.*}
+    echo "  ${bad##*.}: $(sed -n "${of_case##*.}p" "$log/names")"
+    grep -E -A4 "^========= [A-Z]|FAILED|skipped" "$of_case.out" | grep -vE "COMPUTE-SANITIZER|Host Frame" |
       awk '!seen[$0]++' | head -12
   done
 }

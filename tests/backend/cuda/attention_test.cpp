@@ -176,15 +176,14 @@ attention_results<T> on_the_device(device_machine& machine, const attention_case
 
 // Sums of up to a few hundred products of numbers near one, in another order; in 16-bit types the GPU rounds
 // probabilities and score gradients (of up to |grad_context . value|, ten or so) to T before their products,
-// the CPU does not. That rounding alone, emulated in double, gives 0.0102 in the worst of the cases of
-// float16.
+// the CPU does not.
 template <element T>
 constexpr double attention_tolerance = std::same_as<T, float>     ? 4e-5
-                                       : std::same_as<T, float16> ? 1.2e-2
-                                                                  : 9.6e-2;
+                                       : std::same_as<T, float16> ? 8e-3
+                                                                  : 8e-2;
 
 template <element T>
-void compare(const attention_case& c) {
+void compare(const attention_case& c, double tolerance = attention_tolerance<T>) {
   host_machine host;
   const index_t longest_queries = *std::max_element(c.queries.begin(), c.queries.end());
   const index_t longest_keys = *std::max_element(c.keys.begin(), c.keys.end());
@@ -197,11 +196,11 @@ void compare(const attention_case& c) {
   const dropout_pair dropout(c.dropout);
   const attention_results<T> expected = on_the_host<T>(host, c, data, dropout.host());
   const attention_results<T> got = on_the_device<T>(device, c, data, dropout.device(), expected);
-  CHECK(largest_difference(got.context, expected.context) < attention_tolerance<T>);
+  CHECK(largest_difference(got.context, expected.context) < tolerance);
   CHECK(largest_difference(got.log_sum_exp, expected.log_sum_exp) < 1e-5);
-  CHECK(largest_difference(got.grad_query, expected.grad_query) < attention_tolerance<T>);
-  CHECK(largest_difference(got.grad_key_value, expected.grad_key_value) < attention_tolerance<T>);
-  CHECK(largest_difference(got.grad_bias, expected.grad_bias) < attention_tolerance<T>);
+  CHECK(largest_difference(got.grad_query, expected.grad_query) < tolerance);
+  CHECK(largest_difference(got.grad_key_value, expected.grad_key_value) < tolerance);
+  CHECK(largest_difference(got.grad_bias, expected.grad_bias) < tolerance);
 
   const attention_results<T> again = on_the_device<T>(device, c, data, dropout.device(), expected);
   CHECK(same_bits(got.context, again.context));
@@ -271,7 +270,10 @@ TEMPLATE_TEST_CASE("cuda attention of many long sequences: dense blocks", "", fl
   c.n_heads = under_sanitizer() ? 4 : 16;
   c.d_kv = GENERATE(64, 128);
   CAPTURE(c.d_kv, c.mask == attention_mask::causal, c.dropout);
-  compare<TestType>(c);
+  // Fewer heads have other numbers: rounding the score gradients to float16 alone, emulated in double, then
+  // gives 0.0102.
+  const bool exceeds = under_sanitizer() && std::same_as<TestType, float16>;
+  compare<TestType>(c, exceeds ? 1.2e-2 : attention_tolerance<TestType>);
 }
 
 TEMPLATE_TEST_CASE("cuda attention with other buckets, and distances beyond the last", "", float, float16) {
