@@ -8,8 +8,9 @@
 # take the machine's GPUs in turn, and compute-sanitizer is bound by the CPU: many cores help. Each takes up to 6 GiB
 # of GPU memory. The cases of a process that is not clean, and one that says that no GPU memory was left, run again,
 # each alone and one a GPU, and are counted. racecheck and synccheck look at t5zero's kernels alone: cuBLASLt's wait by
-# means that racecheck does not know, and a graph of many takes more memory than synccheck finds. Stopped by SIGTERM it
-# reports on the cases that have ended. Exit code: 1 if a case was not clean, or did not end.
+# means that racecheck does not know, and a graph of many takes more memory than synccheck finds. Other kernels:
+# SANITIZED_KERNELS, as compute-sanitizer's --kernel-name takes it; kns=_ are all. Stopped by SIGTERM it reports on the
+# cases that have ended. Exit code: 1 if a case was not clean, or did not end.
 set -u
 usage="usage: tests/sanitize.sh <test program> [tools] [seconds a process] [processes at a time] [part/parts] \
 [names] [cases a process]"
@@ -42,7 +43,7 @@ output=$log/$tool.${numbers%% *}.out
 names=$(for number in $numbers; do sed -n "$number{s/[],[]/\\\\&/g;p}" "$log/names"; done | paste -sd, -)
 start=$(date +%s)
 case $tool in
-  racecheck | synccheck) set -- --kernel-name kns=t5zero ;;
+  racecheck | synccheck) set -- --kernel-name "${SANITIZED_KERNELS:-kns=t5zero}" ;;
   *) set -- ;;
 esac
 timeout "$seconds" compute-sanitizer --tool "$tool" "$@" --launch-timeout 60 --print-limit 0 --error-exitcode 99 \

@@ -57,14 +57,17 @@ void check_candidates(device_machine& gpu, const std::vector<float>& values, ind
 TEST_CASE("cuda: the best tokens of a row, descending, ties to the lower id", "[cuda]") {
   if (!has_gpu()) return;
   device_machine gpu;
-  for (const index_t cols : {index_t{1}, index_t{5}, index_t{16}, index_t{1003}, index_t{4100},
-                             index_t{32128}, index_t{32768}, index_t{32769}, index_t{50260}}) {
+  const std::vector<index_t> widths =
+      under_sanitizer() ? std::vector<index_t>{5, 1003, 32128, 32769}
+                        : std::vector<index_t>{1, 5, 16, 1003, 4100, 32128, 32768, 32769, 50260};
+  for (const index_t cols : widths) {
     auto values = random_elements(3 * cols, 5);
     for (float& value : values)
       value = std::round(value * 100.0F) / 100.0F;  // ties everywhere, zeros of both signs
     for (const index_t count : {index_t{1}, index_t{2}, index_t{8}, index_t{16}, index_t{50}, index_t{128},
                                 index_t{129}, index_t{5000}, cols}) {
-      if (count <= cols) check_candidates(gpu, values, 3, cols, count);
+      if (count > cols || (under_sanitizer() && count % 2 == 0 && count < 128)) continue;
+      check_candidates(gpu, values, 3, cols, count);
     }
   }
 }
@@ -82,6 +85,7 @@ TEST_CASE("cuda: rows of equal, infinite and undefined values still have an orde
   constexpr float infinity = std::numeric_limits<float>::infinity();
   const float nan = std::nanf("");
   for (const index_t cols : {index_t{200}, index_t{32128}, index_t{40000}}) {
+    if (under_sanitizer() && cols == 32128) continue;
     std::vector<float> values(static_cast<std::size_t>(4 * cols), -infinity);
     for (index_t i = 0; i < cols; ++i) {
       values[static_cast<std::size_t>(cols + i)] = nan;
@@ -99,6 +103,7 @@ TEST_CASE("cuda: log softmax of rows is the CPU's", "[cuda]") {
   host_machine cpu;
   for (const index_t cols :
        {index_t{1}, index_t{7}, index_t{1003}, index_t{32128}, index_t{32769}, index_t{50260}}) {
+    if (under_sanitizer() && (cols == 32128 || cols == 50260)) continue;
     constexpr index_t rows = 5;
     CAPTURE(cols);
     auto values = random_elements(rows * cols, 6, 3.0F);
