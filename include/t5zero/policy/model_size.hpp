@@ -2,6 +2,7 @@
 // Shazeer 2020 (v1.1, gated GELU).
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <string_view>
@@ -36,6 +37,8 @@ struct model_shape {
 
   /// Width of q, k and v over all heads.
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr index_t inner_dim() const { return n_heads * d_kv; }
+  /// The most features that a layer's activations have.
+  [[nodiscard]] constexpr index_t widest() const { return std::max({d_model, d_ff, inner_dim()}); }
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr bool gated() const {
     return feed_forward == feed_forward_kind::gated_gelu;
   }

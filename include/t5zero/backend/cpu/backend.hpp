@@ -117,14 +117,13 @@ struct backend {
     const index_t tokens = std::max(batch.source_tokens, batch.target_tokens);
     const index_t longest = std::max(batch.max_source_length, batch.max_target_length);
     // 16-bit results are products over a layer's width or, for weight gradients, over the tokens.
-    const index_t depth = std::max({tokens, shape.d_model, shape.d_ff, shape.inner_dim()});
-    return std::max({cpu::matmul_workspace_bytes(threads, depth),
-                     rms_norm_workspace_bytes(tokens, shape.d_model),
-                     attention_workspace_bytes(batch.batch, longest, longest, shape.n_heads, shape.d_kv,
-                                               shape.n_buckets, threads),
-                     decode_attention_workspace_bytes(longest, shape.d_kv, threads),
-                     sum_of_squares_workspace_bytes(parameter_count(shape)),
-                     adafactor_workspace_bytes(std::max({shape.d_model, shape.d_ff, shape.inner_dim()}))});
+    const index_t depth = std::max(tokens, shape.widest());
+    return std::max(
+        {cpu::matmul_workspace_bytes(threads, depth), rms_norm_workspace_bytes(tokens, shape.d_model),
+         attention_workspace_bytes(batch.batch, longest, longest, shape.n_heads, shape.d_kv, shape.n_buckets,
+                                   threads),
+         decode_attention_workspace_bytes(longest, shape.d_kv, threads),
+         sum_of_squares_workspace_bytes(parameter_count(shape)), adafactor_workspace_bytes(shape.widest())});
   }
 };
 

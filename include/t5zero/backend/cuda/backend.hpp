@@ -88,8 +88,8 @@ struct backend {
   }
   /// Of the workspace, what matmuls may use.
   [[nodiscard]] static constexpr index_t matmul_workspace_bytes(const model_shape& shape) {
-    const index_t widest = std::max({shape.d_model, shape.d_ff, shape.inner_dim()});
-    return std::min(most_matmul_workspace_bytes, round_up(16 * shape.d_model * widest, index_t{1024}));
+    return std::min(most_matmul_workspace_bytes,
+                    round_up(16 * shape.d_model * shape.widest(), index_t{1024}));
   }
   /// The largest workspace of any operation, and that of the branches' matmuls. `batch` is padded.
   template <precision_policy Precision>
@@ -97,13 +97,13 @@ struct backend {
                                                          int /*threads*/) {
     const index_t tokens = std::max(batch.source_tokens, batch.target_tokens);
     const index_t longest = std::max(batch.max_source_length, batch.max_target_length);
-    const index_t widest = std::max({shape.d_model, shape.d_ff, shape.inner_dim()});
     const index_t largest = std::max(
         {matmul_workspace_bytes(shape), top_candidates_workspace_bytes(1, shape.vocab_size),
          rms_norm_workspace_bytes(tokens, shape.d_model),
          attention_workspace_bytes(batch.batch, longest, longest, shape.n_heads, shape.d_kv, shape.n_buckets),
          adafactor_workspace_bytes(shape.vocab_size, shape.d_model),
-         adafactor_workspace_bytes(widest, shape.d_model), adafactor_workspace_bytes(shape.d_model, widest)});
+         adafactor_workspace_bytes(shape.widest(), shape.d_model),
+         adafactor_workspace_bytes(shape.d_model, shape.widest())});
     return workspace_division::of_main(round_up(largest, index_t{1024})).total_bytes();
   }
 };

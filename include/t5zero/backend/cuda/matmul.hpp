@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/check.hpp>
@@ -65,11 +66,13 @@ void library_matmul(execution& execution, transpose transpose_a, matrix_view<con
 
 }  // namespace detail
 
-/// Is a product of fp32 operands left to split_matmul?
-[[nodiscard]] inline bool is_split(const execution& execution, transpose transpose_a,
-                                   matrix_view<const float> a, transpose transpose_b,
-                                   matrix_view<const float> b, matrix_view<float> c) {
-  return !execution.allows_tf32() && prefers_split_matmul(execution, transpose_a, a, transpose_b, b, c);
+/// How a product of fp32 operands is cut, if it is left to split_matmul.
+[[nodiscard]] inline std::optional<split_division> split_of(const execution& execution, transpose transpose_a,
+                                                            matrix_view<const float> a, transpose transpose_b,
+                                                            matrix_view<const float> b,
+                                                            matrix_view<float> c) {
+  if (execution.allows_tf32()) return {};
+  return preferred_split(execution, transpose_a, a, transpose_b, b, c);
 }
 
 /// c (+)= alpha op(a) op(b); fp32 accumulation. c may not overlap a or b. Throws contract_error where shapes
@@ -86,10 +89,8 @@ void matmul(execution& execution, transpose transpose_a, matrix_view<const A> a,
           "cuda::matmul: the shapes do not agree");
   if (c.rows == 0 || c.cols == 0) return;
   if constexpr (std::same_as<A, float> && std::same_as<C, float>) {
-    if (is_split(execution, transpose_a, a, transpose_b, b, c)) {
-      split_matmul(execution, transpose_a, a, transpose_b, b, c, mode, alpha);
-      return;
-    }
+    if (const auto division = split_of(execution, transpose_a, a, transpose_b, b, c))
+      return split_matmul(execution, transpose_a, a, transpose_b, b, c, mode, alpha, *division);
   }
   detail::library_matmul<A, B, C>(execution, transpose_a, a, transpose_b, b, c, mode, alpha);
 }

@@ -39,10 +39,9 @@ struct operations {
                                    matrix_view<const T> activated, const dropout_site& site,
                                    matrix_view<T> grad_hidden) {
     if constexpr (std::same_as<T, float>) {
-      if (is_split(e, transpose::no, grad_y, transpose::no, weight, grad_hidden)) {
+      if (const auto division = split_of(e, transpose::no, grad_y, transpose::no, weight, grad_hidden))
         return split_matmul(e, transpose::no, grad_y, transpose::no, weight, grad_hidden,
-                            gradient_mode::overwrite, 1.0F, {}, {activated, site.scale()});
-      }
+                            gradient_mode::overwrite, 1.0F, *division, {activated, site.scale()});
     }
     matmul<T, T, T>(e, transpose::no, grad_y, transpose::no, weight, grad_hidden);
     relu_dropout_backward(e, grad_hidden, activated, site, grad_hidden);

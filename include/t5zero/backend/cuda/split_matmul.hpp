@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <optional>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
@@ -106,18 +107,21 @@ struct split_division {
   return best;
 }
 
-/// Is split_matmul faster than cuBLASLt's fp32? Of the library an H200 gave: 47 TFLOP/s over rows in steps of
-/// 64, and a start that grows with the depth. Fewer rows or columns were not measured.
-[[nodiscard]] constexpr bool split_matmul_is_faster(index_t rows, index_t cols, index_t depth,
-                                                    int multiprocessors, index_t workspace_bytes) {
+/// The division that is done first, if that is before cuBLASLt's fp32. Of the library an H200 gave: 47
+/// TFLOP/s over rows in steps of 64, and a start that grows with the depth. Fewer rows or columns were not
+/// measured.
+[[nodiscard]] constexpr std::optional<split_division> faster_split_division(index_t rows, index_t cols,
+                                                                            index_t depth,
+                                                                            int multiprocessors,
+                                                                            index_t workspace_bytes) {
   constexpr index_t flops_per_ns = 47000;
   constexpr index_t min_side = 32;
-  if (std::min(rows, cols) < min_side) return false;
+  if (std::min(rows, cols) < min_side) return {};
   const index_t library_ns =
       2500 + 7 * std::min<index_t>(depth, 512) + 2 * round_up(rows, 64) * cols * depth / flops_per_ns;
-  return split_matmul_ns(rows, cols, depth,
-                         choose_split_division(rows, cols, depth, multiprocessors, workspace_bytes),
-                         multiprocessors) < library_ns;
+  const split_division best = choose_split_division(rows, cols, depth, multiprocessors, workspace_bytes);
+  if (split_matmul_ns(rows, cols, depth, best, multiprocessors) >= library_ns) return {};
+  return best;
 }
 
 /// Which products split_matmul takes, of contiguous matrices: rows of memory are whole 16-byte quads. The
@@ -151,11 +155,11 @@ struct relu_result {
 /// Does the GPU in use have split_matmul's instructions, and is this program compiled for it?
 template <class T = float>
 [[nodiscard]] bool has_split_matmul();
-/// Does split_matmul take this product, on the GPU in use, and is it faster than cuBLASLt?
+/// How split_matmul cuts this product, if it takes it on the GPU in use and is faster than cuBLASLt.
 template <class T = float>
-[[nodiscard]] bool prefers_split_matmul(const execution& e, transpose transpose_a, matrix_view<const float> a,
-                                        transpose transpose_b, matrix_view<const float> b,
-                                        matrix_view<float> c);
+[[nodiscard]] std::optional<split_division> preferred_split(const execution& e, transpose transpose_a,
+                                                            matrix_view<const float> a, transpose transpose_b,
+                                                            matrix_view<const float> b, matrix_view<float> c);
 
 /// c (+)= alpha op(a) op(b), deterministic, in one launch or, where the depth is cut into pieces, two; these
 /// borrow workspace. c may not overlap a or b. Throws contract_error where shapes do not agree,
@@ -174,6 +178,6 @@ static_assert(choose_split_division(120, 512, 512, 132, 0).parts >= 4 &&
               choose_split_division(120, 32128, 512, 132, 1 << 24).parts == 1 &&
               choose_split_division(120, 512, 32128, 132, 1 << 24).pieces >= 16 &&
               choose_split_division(120, 512, 32128, 132, 0).pieces == 1 &&
-              split_matmul_is_faster(120, 512, 512, 132, 0) && !split_matmul_is_faster(16, 512, 512, 132, 0));
+              faster_split_division(120, 512, 512, 132, 0) && !faster_split_division(16, 512, 512, 132, 0));
 
 }  // namespace t5zero::cuda

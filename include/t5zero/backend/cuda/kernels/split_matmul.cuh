@@ -24,6 +24,7 @@
 #pragma once
 
 #include <limits>
+#include <optional>
 #include <type_traits>
 
 #include <t5zero/backend/cuda/check.hpp>
@@ -409,13 +410,14 @@ bool has_split_matmul() {
 }
 
 template <class T>
-bool prefers_split_matmul(const execution& e, transpose transpose_a, matrix_view<const float> a,
-                          transpose transpose_b, matrix_view<const float> b, matrix_view<float> c) {
-  const index_t depth = transpose_a == transpose::yes ? a.rows : a.cols;
-  return takes_split_matmul(transpose_a, a, transpose_b, b, c) &&
-         split_matmul_is_faster(c.rows, c.cols, depth, current_token_device().multiprocessors,
-                                e.matmul_workspace_bytes()) &&
-         has_split_matmul<T>();
+std::optional<split_division> preferred_split(const execution& e, transpose transpose_a,
+                                              matrix_view<const float> a, transpose transpose_b,
+                                              matrix_view<const float> b, matrix_view<float> c) {
+  if (!takes_split_matmul(transpose_a, a, transpose_b, b, c)) return {};
+  const auto division =
+      faster_split_division(c.rows, c.cols, transpose_a == transpose::yes ? a.rows : a.cols,
+                            current_token_device().multiprocessors, e.matmul_workspace_bytes());
+  return division && has_split_matmul<T>() ? division : std::nullopt;
 }
 
 /// split_matmul.hpp has the contract.
