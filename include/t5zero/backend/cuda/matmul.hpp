@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <optional>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/check.hpp>
@@ -66,15 +65,6 @@ void library_matmul(execution& execution, transpose transpose_a, matrix_view<con
 
 }  // namespace detail
 
-/// How a product of fp32 operands is cut, if it is left to split_matmul.
-[[nodiscard]] inline std::optional<split_division> split_of(const execution& execution, transpose transpose_a,
-                                                            matrix_view<const float> a, transpose transpose_b,
-                                                            matrix_view<const float> b,
-                                                            matrix_view<float> c) {
-  if (execution.allows_tf32()) return {};
-  return preferred_split(execution, transpose_a, a, transpose_b, b, c);
-}
-
 /// c (+)= alpha op(a) op(b); fp32 accumulation. c may not overlap a or b. Throws contract_error where shapes
 /// do not agree, device_error where the library fails.
 template <element A, element B, element C>
@@ -89,7 +79,7 @@ void matmul(execution& execution, transpose transpose_a, matrix_view<const A> a,
           "cuda::matmul: the shapes do not agree");
   if (c.rows == 0 || c.cols == 0) return;
   if constexpr (std::same_as<A, float> && std::same_as<C, float>) {
-    if (const auto division = split_of(execution, transpose_a, a, transpose_b, b, c))
+    if (const auto division = preferred_split(execution, transpose_a, a, transpose_b, b, c))
       return split_matmul(execution, transpose_a, a, transpose_b, b, c, mode, alpha, *division);
   }
   detail::library_matmul<A, B, C>(execution, transpose_a, a, transpose_b, b, c, mode, alpha);

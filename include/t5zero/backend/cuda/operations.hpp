@@ -39,7 +39,7 @@ struct operations {
                                    matrix_view<const T> activated, const dropout_site& site,
                                    matrix_view<T> grad_hidden) {
     if constexpr (std::same_as<T, float>) {
-      if (const auto division = split_of(e, transpose::no, grad_y, transpose::no, weight, grad_hidden))
+      if (const auto division = preferred_split(e, transpose::no, grad_y, transpose::no, weight, grad_hidden))
         return split_matmul(e, transpose::no, grad_y, transpose::no, weight, grad_hidden,
                             gradient_mode::overwrite, 1.0F, *division, {activated, site.scale()});
     }

@@ -155,7 +155,8 @@ struct relu_result {
 /// Does the GPU in use have split_matmul's instructions, and is this program compiled for it?
 template <class T = float>
 [[nodiscard]] bool has_split_matmul();
-/// How split_matmul cuts this product, if it takes it on the GPU in use and is faster than cuBLASLt.
+/// How split_matmul cuts this product, if it takes it on the GPU in use and is faster than cuBLASLt; not
+/// where TF32 is allowed.
 template <class T = float>
 [[nodiscard]] std::optional<split_division> preferred_split(const execution& e, transpose transpose_a,
                                                             matrix_view<const float> a, transpose transpose_b,

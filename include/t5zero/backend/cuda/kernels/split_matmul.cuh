@@ -413,7 +413,7 @@ template <class T>
 std::optional<split_division> preferred_split(const execution& e, transpose transpose_a,
                                               matrix_view<const float> a, transpose transpose_b,
                                               matrix_view<const float> b, matrix_view<float> c) {
-  if (!takes_split_matmul(transpose_a, a, transpose_b, b, c)) return {};
+  if (e.allows_tf32() || !takes_split_matmul(transpose_a, a, transpose_b, b, c)) return {};
   const auto division =
       faster_split_division(c.rows, c.cols, transpose_a == transpose::yes ? a.rows : a.cols,
                             current_token_device().multiprocessors, e.matmul_workspace_bytes());
