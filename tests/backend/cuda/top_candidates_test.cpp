@@ -64,10 +64,10 @@ TEST_CASE("cuda: the best tokens of a row, descending, ties to the lower id", "[
     auto values = random_elements(3 * cols, 5);
     for (float& value : values)
       value = std::round(value * 100.0F) / 100.0F;  // ties everywhere, zeros of both signs
-    for (const index_t count : {index_t{1}, index_t{2}, index_t{8}, index_t{16}, index_t{50}, index_t{128},
-                                index_t{129}, index_t{5000}, cols}) {
-      if (count > cols || (under_sanitizer() && count % 2 == 0 && count < 128)) continue;
-      check_candidates(gpu, values, 3, cols, count);
+    std::vector<index_t> counts{1, 128, 129, 5000, cols};
+    if (!under_sanitizer()) counts.insert(counts.end(), {2, 8, 16, 50});
+    for (const index_t count : counts) {
+      if (count <= cols) check_candidates(gpu, values, 3, cols, count);
     }
   }
 }
