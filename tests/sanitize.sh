@@ -7,10 +7,11 @@
 # first report lines of those that were not clean. With 2/3 it takes every third case, from the second on. Processes
 # take the machine's GPUs in turn, and compute-sanitizer is bound by the CPU: many cores help. Each takes up to 6 GiB
 # of GPU memory. The cases of a process that is not clean, and one that says that no GPU memory was left, run again,
-# each alone and one a GPU, and are counted. racecheck and synccheck look at t5zero's kernels alone: cuBLASLt's wait by
-# means that racecheck does not know, and a graph of many takes more memory than synccheck finds. Other kernels:
-# SANITIZED_KERNELS, as compute-sanitizer's --kernel-name takes it; kns=_ are all. Stopped by SIGTERM it reports on the
-# cases that have ended. Exit code: 1 if a case was not clean, or did not end.
+# each alone and one a GPU, and are counted. Of racecheck's reports those on t5zero's kernels count: cuBLASLt's wait by
+# means that it does not know, and where it is told to look past them (--kernel-name) it fails in a training of 16 bits,
+# with an illegal access that no other tool finds. synccheck looks at t5zero's kernels alone: a graph of many more takes
+# more memory than it finds. Other kernels: SANITIZED_KERNELS, as --kernel-name takes it. Stopped by SIGTERM it reports
+# on the cases that have ended. Exit code: 1 if a case was not clean, or did not end.
 set -u
 usage="usage: tests/sanitize.sh <test program> [tools] [seconds a process] [processes at a time] [part/parts] \
 [names] [cases a process]"
@@ -42,10 +43,9 @@ output=$log/$tool.${numbers%% *}.out
 # Catch2 reads a comma and a bracket of a name as its own syntax.
 names=$(for number in $numbers; do sed -n "$number{s/[],[]/\\\\&/g;p}" "$log/names"; done | paste -sd, -)
 start=$(date +%s)
-case $tool in
-  racecheck | synccheck) set -- --kernel-name "${SANITIZED_KERNELS:-kns=t5zero}" ;;
-  *) set -- ;;
-esac
+kernels=${SANITIZED_KERNELS:-}
+[ "$tool" = synccheck ] && kernels=${kernels:-kns=t5zero}
+set -- ${kernels:+--kernel-name "$kernels"}
 timeout "$seconds" compute-sanitizer --tool "$tool" "$@" --launch-timeout 60 --print-limit 0 --error-exitcode 99 \
   "$program" "$names" >"$output" 2>&1
 status=$?
@@ -56,6 +56,10 @@ case $status in
   *) verdict=unclean ;;
 esac
 grep -q "No test cases matched" "$output" && verdict=unclean
+if [ "$tool" = racecheck ] && [ "$status" -eq 99 ] && grep -q "All tests passed" "$output" &&
+  ! grep -qE "^=========.* access (at|by) .*t5zero" "$output"; then
+  verdict=clean
+fi
 # Cases that never reach the GPU: what they say themselves counts.
 if grep -q "terminated before first instrumented API call" "$output" && grep -q "All tests passed" "$output"; then
   verdict=clean
