@@ -1,6 +1,6 @@
-// Kernels that start before the one in front of them has ended (CUDA Programming Guide, "Programmatic
-// Dependent Launch"), and blocks that exchange data through shared memory (thread-block clusters): what
-// compute capability 9.0 brought. Below it, kernels run one after another and blocks alone.
+// Launches of kernels that start before the one in front of them has ended (CUDA Programming Guide,
+// "Programmatic Dependent Launch"), and of clusters of blocks (cluster.cuh): what compute capability 9.0
+// brought. Below it, kernels run one after another and blocks alone.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -42,54 +42,6 @@ __device__ inline void wait_for_previous_grid_alone() {
 __device__ inline void let_next_grid_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-
-/// Two halves of a barrier of all threads of a cluster; shared memory written before is visible after.
-__device__ inline void arrive_at_cluster() {
-#if __CUDA_ARCH__ >= 900
-  __syncwarp();
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-#endif
-}
-__device__ inline void wait_for_cluster() {
-#if __CUDA_ARCH__ >= 900
-  __syncwarp();
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-/// Stores to the same place of shared memory of block `rank` of the cluster.
-__device__ inline void store_to_peer(void* place, int rank, uint2 value) {
-#if __CUDA_ARCH__ >= 900
-  unsigned address;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(place)), "r"(rank));
-  asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};"
-               :
-               : "r"(address), "r"(value.x), "r"(value.y)
-               : "memory");
-#else
-  *static_cast<uint2*>(place) = value;
-#endif
-}
-__device__ inline void store_to_peer(void* place, int rank, float value) {
-#if __CUDA_ARCH__ >= 900
-  unsigned address;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(place)), "r"(rank));
-  asm volatile("st.shared::cluster.f32 [%0], %1;" : : "r"(address), "f"(value) : "memory");
-#else
-  *static_cast<float*>(place) = value;
-#endif
-}
-__device__ inline void store_to_peer(void* place, int rank, float4 value) {
-#if __CUDA_ARCH__ >= 900
-  unsigned address;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(place)), "r"(rank));
-  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};"
-               :
-               : "r"(address), "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w)
-               : "memory");
-#else
-  *static_cast<float4*>(place) = value;
 #endif
 }
 

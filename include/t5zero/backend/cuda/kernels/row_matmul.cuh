@@ -3,20 +3,18 @@
 //
 // A step of a generation is a chain of some fifty launches of little work: each waits for the one before and
 // then for the memory. Weights do not depend on the chain, so a kernel starts while those before run and has
-// its part of the weight in registers when it begins to wait. A warp has one, two or four rows of the weight;
-// its lanes divide the depth, four neighbours of every 128 each, and take the rows of the operand, which are
-// in shared memory, four at a time, so that a load from there serves all of the warp's features. Sums over
-// the lanes: 16 values need 16 shuffles where each step halves the values as well as the lanes.
+// its part of the weight in registers when it begins to wait. A block has 16 features, which are the tensor
+// cores' 16 rows; its warps divide the depth, so that each element of the operand is read once, straight into
+// the registers where the tensor cores take it, and add their sums through shared memory. In fp32 each number
+// is the sum of two TF32 ones, and a product three (Ootomo and Yokota 2022): the fourth is below fp32's own
+// rounding, and a warp's share of the depth is too short for the tensor cores' rounding to add up.
 //
 // Blocks norm their rows themselves: reading 2 KB a row from the L2 is less than another launch. A depth
 // beyond 512 is divided among the blocks of a cluster; the first adds their sums in order. Blocks of a weight
-// with many features (the head) take several tiles in turn.
+// with many features (the head) take several tiles in turn. Weights are read once a step and marked so: the
+// cache of keys and values, which the next step reads, stays in the L2.
 //
-// Deterministic: a sum's order depends on the depth alone. fp32 products and sums; no workspace.
-//
-// On an H200, t5-small in fp32, alone (of which 2 us are the launch that overlap hides), 4 and 16 rows:
-// qkv 4.5 and 6.9 us, q 3.4 and 5.1, o 3.1 and 4.7, wi 4.8 and 6.7, wo 5.7 and 7.8; the head (65.8 MB) 22.5
-// and 40.
+// Deterministic: a sum's order depends on the depth alone. No workspace.
 #pragma once
 
 #include <algorithm>
@@ -25,10 +23,12 @@
 
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/kernels/cluster.cuh>
 #include <t5zero/backend/cuda/kernels/element.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/row_access.cuh>
 #include <t5zero/backend/cuda/kernels/row_operands.cuh>
+#include <t5zero/backend/cuda/kernels/streaming.cuh>
 #include <t5zero/backend/cuda/kernels/tensor_core.cuh>
 #include <t5zero/backend/cuda/row_matmul.hpp>
 
@@ -42,6 +42,9 @@ struct target_result {
   static constexpr bool takes_many_tiles = false;
   rows_target<T> target;
 
+  /// May the next kernel start before this one begins to work? The attention over a cache, which this one
+  /// writes to, must find there what was written before.
+  [[nodiscard]] __device__ bool lets_next_start_early() const { return target.scattered.data == nullptr; }
   [[nodiscard]] __device__ float prepare(int /*row*/, int /*feature*/) const { return 0.0F; }
   __device__ void store(float /*prepared*/, int row, int feature, float sum) const {
     const auto own = static_cast<int>(target.y.cols);
@@ -58,6 +61,7 @@ struct sum_result {
   matrix_view<const float> x;
   matrix_view<float> out;
 
+  [[nodiscard]] __device__ bool lets_next_start_early() const { return true; }
   [[nodiscard]] __device__ float prepare(int row, int feature) const {
     return x.data[row * x.stride + feature];
   }
@@ -70,149 +74,275 @@ struct scaled_result {
   matrix_view<float> y;
   float scale = 1.0F;
 
+  [[nodiscard]] __device__ bool lets_next_start_early() const { return true; }
   [[nodiscard]] __device__ float prepare(int /*row*/, int /*feature*/) const { return 0.0F; }
   __device__ void store(float /*prepared*/, int row, int feature, float sum) const {
     y.data[row * y.stride + feature] = scale * sum;
   }
 };
 
-/// Adds `Count` values over the lanes of a warp: lane l gets the sum of value l / (32 / Count). Offset: of
-/// the lanes whose values are added next; those behind are done.
-template <int Count, int Offset = warp_size / 2>
-[[nodiscard]] __device__ inline float sum_of_lane(const float (&values)[Count]) {
-  if constexpr (Offset == 0) {
-    return values[0];
-  } else if constexpr (Count == 1) {
-    const float sums[1] = {values[0] + __shfl_xor_sync(all_lanes, values[0], Offset)};
-    return sum_of_lane<1, Offset / 2>(sums);
-  } else {
-    constexpr int half = Count / 2;
-    const bool upper = static_cast<int>(threadIdx.x) & Offset;
-    float sums[half];
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float sent = upper ? values[i] : values[i + half];
-      const float kept = upper ? values[i + half] : values[i];
-      sums[i] = kept + __shfl_xor_sync(all_lanes, sent, Offset);
-    }
-    return sum_of_lane<half, Offset / 2>(sums);
-  }
+/// A number as the sum of two that TF32 holds, to 2^-23 of it.
+struct tf32_pair {
+  float high;
+  float low;
+};
+[[nodiscard]] __device__ inline tf32_pair split_for_tf32(float value) {
+  const float high = __uint_as_float((__float_as_uint(value) + 0x1000U) & 0xffffe000U);
+  return {high, value - high};
 }
 
-/// Grid: clusters of `parts` blocks, which divide the depth; a tile is row_matmul_warps * Features features.
-/// Divided: are there several parts? Without takes_many_tiles, a block has one tile.
-template <element T, int Features, int Chunks, int Groups, bool Divided, class Rows, class Result>
-__global__ void __launch_bounds__(row_matmul_threads)
+/// Features of a block: what a tensor core takes at a time.
+inline constexpr int feature_tile = 16;
+
+/// Four columns of this lane's feature and of the one eight beyond.
+template <element T>
+struct weight_columns {
+  pack<T, 4> upper{};
+  pack<T, 4> lower{};
+};
+/// The same as the tensor cores want it of each lane.
+template <element T>
+struct weight_slab {
+  std::uint32_t values[4];
+
+  [[nodiscard]] static __device__ weight_slab of(const weight_columns<T>& from) {
+    return {{pair(from.upper, 0), pair(from.lower, 0), pair(from.upper, 2), pair(from.lower, 2)}};
+  }
+  [[nodiscard]] static __device__ std::uint32_t pair(const pack<T, 4>& from, int i) {
+    return from.values[i].bits | static_cast<std::uint32_t>(from.values[i + 1].bits) << 16;
+  }
+};
+template <>
+struct weight_slab<float> {
+  float high[2][4];
+  float low[2][4];
+
+  [[nodiscard]] static __device__ weight_slab of(const weight_columns<float>& from) {
+    weight_slab result;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const tf32_pair upper = split_for_tf32(from.upper.values[i]);
+      const tf32_pair lower = split_for_tf32(from.lower.values[i]);
+      result.high[i / 2][i % 2 * 2] = upper.high;
+      result.high[i / 2][i % 2 * 2 + 1] = lower.high;
+      result.low[i / 2][i % 2 * 2] = upper.low;
+      result.low[i / 2][i % 2 * 2 + 1] = lower.low;
+    }
+    return result;
+  }
+};
+
+/// What a warp has of a block's features x Tiles * row_tile rows.
+template <element T, int Tiles>
+struct row_sums {
+  static constexpr int parts = sizeof(T) == 4 ? 3 : 1;
+  float values[Tiles][parts][4] = {};
+
+  __device__ void add(const weight_slab<T>& weight, const pack<T, 4> (&rows)[Tiles]) {
+#pragma unroll
+    for (int t = 0; t < Tiles; ++t) {
+      if constexpr (sizeof(T) == 4) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const tf32_pair b0 = split_for_tf32(rows[t].values[2 * i]);
+          const tf32_pair b1 = split_for_tf32(rows[t].values[2 * i + 1]);
+          multiply_add_tf32(values[t][0], weight.high[i], b0.high, b1.high);
+          multiply_add_tf32(values[t][1], weight.high[i], b0.low, b1.low);
+          multiply_add_tf32(values[t][2], weight.low[i], b0.high, b1.high);
+        }
+      } else {
+        float(&c)[4] = values[t][0];
+        multiply_add<T>(c[0], c[1], c[2], c[3], weight.values, weight_slab<T>::pair(rows[t], 0),
+                        weight_slab<T>::pair(rows[t], 2));
+      }
+    }
+  }
+  [[nodiscard]] __device__ float total(int tile, int i) const {
+    if constexpr (parts == 3)
+      return values[tile][0][i] + (values[tile][1][i] + values[tile][2][i]);
+    else
+      return values[tile][0][i];
+  }
+};
+
+/// Where a lane finds its part of the weight, and keeps what is under way of several tiles: in places of
+/// shared memory that are its own, so that nothing but its own copies is waited for.
+template <element T, int Slabs>
+struct weight_tiles {
+  static constexpr int stages = 3;
+  static constexpr index_t shared_bytes =
+      index_t{stages} * Slabs * row_matmul_threads * static_cast<index_t>(sizeof(weight_columns<T>));
+
+  const T* data;  ///< the block's part of the depth
+  index_t stride;
+  int features;
+  int depth;
+
+  [[nodiscard]] __device__ weight_columns<T> load(int tile, int s) const {
+    weight_columns<T> result;
+    if (has(tile, s, 0)) result.upper = load_streaming<4>(place(tile, s, 0));
+    if (has(tile, s, 1)) result.lower = load_streaming<4>(place(tile, s, 1));
+    return result;
+  }
+
+  /// Starts to copy a tile to a stage, as one group of copies.
+  __device__ void start(int tile, int stage) const {
+    const std::uint64_t policy = streaming_policy();
+#pragma unroll
+    for (int s = 0; s < Slabs; ++s) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const bool inside = has(tile, s, half);
+        const T* const from = inside ? place(tile, s, half) : data;
+        copy_pack_streaming(own(stage, s, half), reinterpret_cast<const pack<T, 4>*>(from), inside, policy);
+      }
+    }
+    end_copy_group();
+  }
+  /// Waits for the oldest tile that is under way.
+  static __device__ void wait() {
+    wait_for_copy_groups<stages - 2>();
+  }
+  [[nodiscard]] static __device__ weight_columns<T> take(int stage, int s) {
+    return {*own(stage, s, 0), *own(stage, s, 1)};
+  }
+
+ private:
+  [[nodiscard]] static __device__ int feature_of(int tile, int half) {
+    return tile * feature_tile + half * 8 + lane_row();
+  }
+  [[nodiscard]] __device__ bool has(int tile, int s, int half) const {
+    return feature_of(tile, half) < features && lane_column(s) < depth;
+  }
+  [[nodiscard]] __device__ const T* place(int tile, int s, int half) const {
+    return data + static_cast<index_t>(feature_of(tile, half)) * stride + lane_column(s);
+  }
+  [[nodiscard]] static __device__ pack<T, 4>* own(int stage, int s, int half) {
+    return reinterpret_cast<pack<T, 4>*>(dynamic_shared_memory()) +
+           ((stage * Slabs + s) * 2 + half) * row_matmul_threads + static_cast<int>(threadIdx.x);
+  }
+};
+
+/// Blocks of a multiprocessor: more of them bring more kernels' weights while those in front run.
+template <int Slabs, int Tiles, class Rows>
+inline constexpr int blocks_at_once = Slabs > 4                       ? 1
+                                      : Tiles > 1 || Rows::are_normed ? 2
+                                                                      : 3;
+
+/// Grid: clusters of `parts` blocks, which divide the depth, for each tile of features. Divided: are there
+/// several parts? Without takes_many_tiles, a block has one tile.
+template <element T, int Slabs, int Tiles, bool Divided, class Rows, class Result>
+__global__ void __launch_bounds__(row_matmul_threads, blocks_at_once<Slabs, Tiles, Rows>)
     row_matmul_kernel(const __grid_constant__ matrix_view<const T> weight, const __grid_constant__ Rows rows,
                       const __grid_constant__ Result result, int parts, int part_depth, int tile_step) {
-  using operand_type = row_operand<Chunks, Groups>;
-  constexpr int tile_features = row_matmul_warps * Features;
-  constexpr int lanes_per_sum = warp_size / (Features * row_group);
+  using weights_type = weight_tiles<T, Slabs>;
+  constexpr bool many_tiles = Result::takes_many_tiles;
+  constexpr int tile_rows = Tiles * row_tile;
+  constexpr int sums_stride = feature_tile + 4;  // lanes store to different banks
+  static_assert(tile_rows * feature_tile <= row_matmul_threads, "a result a thread");
+  // Sums of the warps; with many tiles, those of the one before may still be read.
+  __shared__ float sums[many_tiles ? 2 : 1][row_matmul_warps][tile_rows * sums_stride];
   // Sums of the cluster's blocks, in the first one's memory.
-  __shared__ float exchange[Divided ? 8 : 1][Divided ? operand_type::rows * tile_features : 1];
-  let_next_grid_start();
-  if constexpr (Divided) arrive_at_cluster();
+  __shared__ float exchange[Divided ? 8 : 1][Divided ? tile_rows * feature_tile : 1];
+  __shared__ std::uint64_t exchanged;
+  __shared__ typename Rows::template exchange<Tiles> exchange_of_rows;
+  if (result.lets_next_start_early()) let_next_grid_start();
   const int rank = Divided ? static_cast<int>(blockIdx.x) % parts : 0;
-  const int first = Divided ? rank * part_depth : 0;
+  if constexpr (Divided) {
+    constexpr int part_bytes = tile_rows * feature_tile * static_cast<int>(sizeof(float));
+    expect_stores(&exchanged, rank == 0 ? parts * part_bytes : 0);
+    arrive_at_cluster();
+  }
+  const int first = rank * part_depth;
   const int depth = max(0, min(part_depth, static_cast<int>(weight.cols) - first));
   const int warp = static_cast<int>(threadIdx.x) / warp_size;
-  const int lane = static_cast<int>(threadIdx.x) % warp_size;
   const auto features = static_cast<int>(weight.rows);
+  const weights_type weights{weight.data + first, weight.stride, features, depth};
+  int tile = static_cast<int>(blockIdx.x) / (Divided ? parts : 1);
 
-  pack<T, 4> weights[Features][Chunks];
-  const auto load_weights = [&](int tile) {
+  weight_slab<T> held[many_tiles ? 1 : Slabs];
+  if constexpr (many_tiles) {
 #pragma unroll
-    for (int f = 0; f < Features; ++f) {
-      const int feature = tile * tile_features + warp * Features + f;
-      const T* const from = weight.data + static_cast<index_t>(feature) * weight.stride + first;
+    for (int stage = 0; stage < weights_type::stages - 1; ++stage)
+      weights.start(tile + stage * tile_step, stage);
+  } else {
+    weight_columns<T> loaded[Slabs];
 #pragma unroll
-      for (int c = 0; c < Chunks; ++c)
-        weights[f][c] =
-            load_features<4, true>(from + lane_column(c), feature < features ? depth - lane_column(c) : 0);
-    }
-  };
-  int tile = Divided ? static_cast<int>(blockIdx.x) / parts : static_cast<int>(blockIdx.x);
-  load_weights(tile);
-  const auto known = rows.template prepare<Chunks>();
+    for (int s = 0; s < Slabs; ++s) loaded[s] = weights.load(tile, s);
+#pragma unroll
+    for (int s = 0; s < Slabs; ++s) held[s] = weight_slab<T>::of(loaded[s]);
+  }
+  const auto known = rows.template prepare<Slabs>();
   wait_for_previous_grid();
 
-  const int row_count = rows.count();
-  const bool sums_up = lane % lanes_per_sum == 0;
-  const int own_row = lane / lanes_per_sum % row_group;
-  const int own_place = warp * Features + lane / lanes_per_sum / row_group;  // of a tile's features
-  // What the first block of a cluster stores: some of the tile's results for each thread.
-  constexpr int shared_results = Divided ? operand_type::rows * tile_features : 1;
-  constexpr int own_results = (shared_results + row_matmul_threads - 1) / row_matmul_threads;
-  const auto for_each_result = [&](const auto& f) {
-#pragma unroll
-    for (int i = 0; i < own_results; ++i) {
-      const int at = i * row_matmul_threads + static_cast<int>(threadIdx.x);
-      const int row = at / tile_features;
-      const int feature = tile * tile_features + at % tile_features;
-      if (rank == 0 && row < row_count && feature < features) f(i, at, row, feature);
-    }
+  // What this thread stores of a tile.
+  const int own_row = static_cast<int>(threadIdx.x) / feature_tile;
+  const int own_feature = static_cast<int>(threadIdx.x) % feature_tile;
+  const bool has_row = rank == 0 && own_row < rows.count();
+  float prepared = 0.0F;
+  const auto prepare = [&] {
+    const int feature = tile * feature_tile + own_feature;
+    if (has_row && feature < features) prepared = result.prepare(own_row, feature);
   };
-  float prepared_results[own_results];
-  if constexpr (Divided) {
-    for_each_result(
-        [&](int i, int, int row, int feature) { prepared_results[i] = result.prepare(row, feature); });
-  }
-  const T* const operand = rows.template make<operand_type>(known, dynamic_shared_memory(), first, depth);
-  if constexpr (Divided) wait_for_cluster();  // its blocks run: their shared memory may be written
+  prepare();
+  const auto operand = rows.template make<Slabs, Tiles>(known, exchange_of_rows, first, depth);
+  int stage = 0;
+  int buffer = 0;
   while (true) {
-    const int feature = tile * tile_features + own_place;
-    // Not unrolled: as fast, and a third of the instructions.
-#pragma unroll 1
-    for (int begin = 0; begin < row_count; begin += row_group) {
-      const int row = begin + own_row;
-      const bool stores = sums_up && row < row_count && feature < features;
-      float prepared = 0.0F;
-      if constexpr (!Divided) {
-        if (stores) prepared = result.prepare(row, feature);
+    row_sums<T, Tiles> own;
+    if constexpr (many_tiles) {
+      weights_type::wait();
+      const int free = stage == 0 ? weights_type::stages - 1 : stage - 1;
+      weights.start(tile + (weights_type::stages - 1) * tile_step, free);
+#pragma unroll
+      for (int s = 0; s < Slabs; ++s)
+        own.add(weight_slab<T>::of(weights_type::take(stage, s)), operand.values[s]);
+      stage = stage == weights_type::stages - 1 ? 0 : stage + 1;
+    } else {
+#pragma unroll
+      for (int s = 0; s < Slabs; ++s) own.add(held[s], operand.values[s]);
+    }
+#pragma unroll
+    for (int t = 0; t < Tiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = t * row_tile + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
+        sums[buffer][warp][row * sums_stride + i / 2 * 8 + lane_row()] = own.total(t, i);
       }
-      float sums[Features * row_group] = {};
+    }
+    if constexpr (Divided) wait_for_cluster();  // its blocks run: their shared memory may be written
+    __syncthreads();
+    float total = 0.0F;
+    if (own_row < tile_rows) {
 #pragma unroll
-      for (int c = 0; c < Chunks; ++c) {
-        float a[row_group][4];
-#pragma unroll
-        for (int r = 0; r < row_group; ++r)
-          load_pack(operand + (begin + r) * operand_type::stride + lane_column(c), a[r]);
-#pragma unroll
-        for (int f = 0; f < Features; ++f) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const float w = to_float(weights[f][c].values[i]);
-#pragma unroll
-            for (int r = 0; r < row_group; ++r) sums[f * row_group + r] += w * a[r][i];
-          }
-        }
-      }
-      const float total = sum_of_lane(sums);
-      if constexpr (Divided) {
-        if (sums_up) store_to_peer(&exchange[rank][row * tile_features + own_place], 0, total);
-      } else {
-        if (stores) result.store(prepared, row, feature, total);
-      }
+      for (int w = 0; w < row_matmul_warps; ++w)
+        total += sums[buffer][w][own_row * sums_stride + own_feature];
+      total *= rows.scale(exchange_of_rows, own_row);
+      if constexpr (Divided) store_to_peer(&exchange[rank][threadIdx.x], 0, total, &exchanged);
     }
     if constexpr (Divided) {
-      arrive_at_cluster();
-      wait_for_cluster();
-      for_each_result([&](int i, int at, int row, int feature_of_result) {
-        float total = exchange[0][at];
-        for (int part = 1; part < parts; ++part) total += exchange[part][at];
-        result.store(prepared_results[i], row, feature_of_result, total);
-      });
+      if (rank > 0) return;
+      wait_for_stores(&exchanged);
     }
-    if constexpr (!Result::takes_many_tiles) return;
+    const int feature = tile * feature_tile + own_feature;
+    if (has_row && feature < features) {
+      if constexpr (Divided) {
+        total = exchange[0][threadIdx.x];
+        for (int part = 1; part < parts; ++part) total += exchange[part][threadIdx.x];
+      }
+      result.store(prepared, own_row, feature, total);
+    }
+    if constexpr (!many_tiles) return;
     tile += tile_step;
-    if (tile * tile_features >= features) return;
-    load_weights(tile);
+    if (tile * feature_tile >= features) return;
+    prepare();
+    buffer = 1 - buffer;
   }
 }
 
 /// Grid: rows.
 template <element T>
-__global__ void __launch_bounds__(row_matmul_threads)
+__global__ void __launch_bounds__(row_threads)
     rows_embedding_kernel(const std::int32_t* ids, const __grid_constant__ matrix_view<const T> table,
                           const __grid_constant__ matrix_view<float> out) {
   let_next_grid_start();
@@ -221,7 +351,8 @@ __global__ void __launch_bounds__(row_matmul_threads)
   const index_t id = ids[row];
   const bool is_known = id >= 0 && id < table.rows;
   const auto cols = static_cast<int>(table.cols);
-  for (int column = static_cast<int>(threadIdx.x) * 4; column < cols; column += row_matmul_threads * 4) {
+  for (int column = static_cast<int>(threadIdx.x) * 4; column < cols;
+       column += static_cast<int>(row_threads) * 4) {
     float values[4];
     unpack(load_features<4, true>(table.data + (is_known ? id : 0) * table.stride + column, 4), values);
 #pragma unroll
@@ -236,60 +367,42 @@ template <class... Views>
   return ((views.data == nullptr || takes_packs(views, 4)) && ...);
 }
 
-/// Calls f with the number of groups that hold so many rows.
-template <class F>
-void with_row_groups(index_t rows, const F& f) {
-  if (rows <= row_group)
-    f(std::integral_constant<int, 1>{});
-  else if (rows <= 2 * row_group)
-    f(std::integral_constant<int, 2>{});
-  else
-    f(std::integral_constant<int, 4>{});
-}
-
 template <element T, class Rows, class Result>
 void row_matmul(execution& e, const matrix_view<const T>& weight, const Rows& rows, const Result& result,
                 index_t row_count, const row_division& division, launch_overlap overlap) {
   require(row_count <= most_matmul_rows && weight.cols % 4 == 0 && division.depth <= most_row_depth,
           "cuda::row_matmul: more rows or a larger depth than it takes");
   if (row_count == 0 || weight.rows == 0) return;
-  const int multiprocessors = current_token_device().multiprocessors;
-  const auto submit = [&](auto features, auto chunks, auto groups, auto divided) {
-    const auto kernel = row_matmul_kernel<T, features(), chunks(), groups(), divided(), Rows, Result>;
+  using std::integral_constant;
+  constexpr integral_constant<int, 4> few;  // slabs
+  const auto submit = [&](auto slabs, auto tiles, auto divided) {
+    const auto kernel = row_matmul_kernel<T, slabs(), tiles(), divided(), Rows, Result>;
     require(!divided() || takes_clusters(e, kernel), "cuda::row_matmul: the depth needs clusters of blocks");
-    const index_t tiles = ceil_div(weight.rows, index_t{row_matmul_warps * features()});
-    const index_t blocks = Result::takes_many_tiles ? std::min<index_t>(tiles, 4 * multiprocessors) : tiles;
+    const index_t all = ceil_div(weight.rows, index_t{feature_tile});
+    const index_t at_once =
+        index_t{blocks_at_once<slabs(), tiles(), Rows>} * current_token_device().multiprocessors;
+    const index_t blocks = Result::takes_many_tiles ? std::min<index_t>(all, at_once) : all;
     launch(e, kernel,
            {.blocks = dim3(static_cast<unsigned>(blocks * division.parts)),
             .threads = row_matmul_threads,
-            .shared_bytes = Rows::template shared_bytes<row_operand<chunks(), groups()>>,
+            .shared_bytes = Result::takes_many_tiles ? weight_tiles<T, slabs()>::shared_bytes : 0,
             .cluster = division.parts,
             .overlap = overlap},
            weight, rows, result, division.parts, static_cast<int>(division.depth), static_cast<int>(blocks));
   };
-  const auto fits = [&](int features) {
-    return ceil_div(weight.rows, index_t{row_matmul_warps * features}) * division.parts <= multiprocessors;
-  };
-  const auto choose_features = [&](auto chunks, auto groups, auto divided) {
-    using std::integral_constant;
-    if (fits(1))
-      submit(integral_constant<int, 1>{}, chunks, groups, divided);
-    else if (chunks() == 8 || fits(2))
-      submit(integral_constant<int, 2>{}, chunks, groups, divided);
+  const auto with_tiles = [&](auto slabs, auto divided) {
+    if (row_count <= row_tile)
+      submit(slabs, integral_constant<int, 1>{}, divided);
     else
-      submit(integral_constant<int, 4>{}, integral_constant<int, 4>{}, groups, divided);
+      submit(slabs, integral_constant<int, 2>{}, divided);
   };
-  with_row_groups(row_count, [&](auto groups) {
-    constexpr std::integral_constant<int, 4> few;
-    constexpr bool is_plain = std::is_same_v<Rows, plain_rows<T>>;
-    if (division.parts > 1) {
-      if constexpr (is_plain) choose_features(few, groups, std::true_type{});
-    } else if (division.depth <= few() * row_chunk) {
-      choose_features(few, groups, std::false_type{});
-    } else {
-      if constexpr (!is_plain) choose_features(std::integral_constant<int, 8>{}, groups, std::false_type{});
-    }
-  });
+  if (division.parts > 1) {
+    if constexpr (!Rows::are_normed) with_tiles(few, std::true_type{});
+  } else if (division.depth <= few() * row_matmul_warps * row_slab) {
+    with_tiles(few, std::false_type{});
+  } else {
+    if constexpr (Rows::are_normed) with_tiles(integral_constant<int, 2 * few()>{}, std::false_type{});
+  }
 }
 
 }  // namespace detail
@@ -297,7 +410,7 @@ void row_matmul(execution& e, const matrix_view<const T>& weight, const Rows& ro
 template <element T>
 bool row_clusters_work() {
   static const bool result = detail::takes_clusters(detail::attributes_of(
-      detail::row_matmul_kernel<T, 1, 4, 1, true, detail::plain_rows<T>, detail::sum_result>));
+      detail::row_matmul_kernel<T, 4, 1, true, detail::plain_rows<T>, detail::sum_result>));
   return result;
 }
 
@@ -308,7 +421,7 @@ void rows_embedding(execution& e, const rows_embedding_arguments<T>& in) {
   if (in.out.rows == 0) return;
   detail::launch(e, detail::rows_embedding_kernel<T>,
                  {.blocks = dim3(static_cast<unsigned>(in.out.rows)),
-                  .threads = detail::row_matmul_threads,
+                  .threads = detail::row_threads,
                   .overlap = in.overlap},
                  in.ids, in.table, in.out);
 }

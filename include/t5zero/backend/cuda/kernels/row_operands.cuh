@@ -1,148 +1,169 @@
-// The left operand of row_matmul's products: up to 16 rows in shared memory, as they are or normed on the
-// way.
+// The left operand of row_matmul's products, up to 16 rows as they are or normed on the way, as the warps of
+// a block hold it for the tensor cores: they divide the depth, and each element is read once a block.
 #pragma once
 
 #include <t5zero/backend/cuda/kernels/element.cuh>
+#include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/row_access.cuh>
-#include <t5zero/backend/cuda/kernels/tensor_core.cuh>
-#include <t5zero/core/integers.hpp>
 #include <t5zero/tensor/tensor_view.hpp>
 
 namespace t5zero::cuda::detail {
 
-inline constexpr int row_matmul_threads = 128;
-inline constexpr int row_matmul_warps = row_matmul_threads / warp_size;
-/// Depth that the lanes of a warp take at a time.
-inline constexpr int row_chunk = 4 * warp_size;
-/// Rows that are multiplied at a time.
-inline constexpr int row_group = 4;
+inline constexpr int row_matmul_warps = 8;
+inline constexpr int row_matmul_threads = row_matmul_warps * warp_size;
+/// Rows of the operand that a tensor core takes at a time.
+inline constexpr int row_tile = 8;
+/// Depth that a warp takes at a time: four neighbours a lane, which count as the columns that the instruction
+/// wants there. The same order for both operands is as good as any other.
+inline constexpr int row_slab = 16;
 
-/// This lane's columns of chunk c.
-[[nodiscard]] __device__ inline int lane_column(int c) {
-  return c * row_chunk + static_cast<int>(threadIdx.x) % warp_size * 4;
+/// Which of eight rows (of the operand, of the weight) this lane holds.
+[[nodiscard]] __device__ inline int lane_row() {
+  return static_cast<int>(threadIdx.x) % warp_size / 4;
 }
-/// The operand in shared memory: Groups * row_group rows of Chunks * row_chunk columns, zeros where there is
-/// nothing, so that products need not ask.
-template <int Chunks, int Groups>
+/// The first of its columns of its warp's slab `s`.
+[[nodiscard]] __device__ inline int lane_column(int s) {
+  const int warp = static_cast<int>(threadIdx.x) / warp_size;
+  return (s * row_matmul_warps + warp) * row_slab + static_cast<int>(threadIdx.x) % 4 * 4;
+}
+
+/// This lane's part of Tiles * row_tile rows of Slabs * row_matmul_warps * row_slab columns: zeros where
+/// there is nothing, so that products need not ask.
+template <element T, int Slabs, int Tiles>
 struct row_operand {
-  static constexpr int rows = Groups * row_group;
-  static constexpr int stride = Chunks * row_chunk;
-  static constexpr int elements = rows * stride;
-};
+  pack<T, 4> values[Slabs][Tiles];
 
-/// Starts to copy columns [first, + depth) of all rows to `to`.
-template <class Operand, element T>
-__device__ void copy_operand(T* to, const matrix_view<const T>& from, int first, int depth) {
-  constexpr int packs = Operand::stride / 4;
+  /// Columns [first, + depth) of `from`.
+  __device__ void load(const matrix_view<const T>& from, int first, int depth) {
 #pragma unroll
-  for (int i = 0; i < Operand::rows * packs / row_matmul_threads; ++i) {
-    const int p = i * row_matmul_threads + static_cast<int>(threadIdx.x);
-    const int row = p / packs;
-    const int column = p % packs * 4;
-    const bool inside = row < from.rows && column < depth;
-    copy_pack_async(reinterpret_cast<pack<T, 4>*>(to + p * 4),
-                    reinterpret_cast<const pack<T, 4>*>(
-                        inside ? from.data + row * from.stride + first + column : from.data),
-                    inside);
+    for (int s = 0; s < Slabs; ++s) {
+#pragma unroll
+      for (int t = 0; t < Tiles; ++t) {
+        const int row = t * row_tile + lane_row();
+        values[s][t] = load_features<4, true>(from.data + row * from.stride + first + lane_column(s),
+                                              row < from.rows ? depth - lane_column(s) : 0);
+      }
+    }
   }
-}
+};
 
 /// The left operand as it is.
 template <element T>
 struct plain_rows {
+  static constexpr bool are_normed = false;
   matrix_view<const T> a;
 
-  template <class Operand>
-  static constexpr index_t shared_bytes = Operand::elements* index_t{sizeof(T)};
-  template <int Chunks>
+  /// What is known before the kernel in front has ended.
+  template <int Slabs>
   struct constants {};
-  template <int Chunks>
-  [[nodiscard]] __device__ constants<Chunks> prepare() const {
+  template <int Slabs>
+  [[nodiscard]] __device__ constants<Slabs> prepare() const {
     return {};
   }
   [[nodiscard]] __device__ int count() const { return static_cast<int>(a.rows); }
 
-  /// Brings columns [first, + depth) to `memory`; the operand. All threads of the block call it.
-  template <class Operand, class Constants>
-  [[nodiscard]] __device__ const T* make(const Constants& /*known*/, unsigned char* memory, int first,
-                                         int depth) const {
-    T* const operand = reinterpret_cast<T*>(memory);
-    copy_operand<Operand>(operand, a, first, depth);
-    wait_for_copies();
-    __syncthreads();
+  /// In shared memory: what the warps tell each other.
+  template <int Tiles>
+  struct exchange {};
+  /// Columns [first, + depth). All threads of the block call it.
+  template <int Slabs, int Tiles>
+  [[nodiscard]] __device__ row_operand<T, Slabs, Tiles> make(const constants<Slabs>& /*known*/,
+                                                             exchange<Tiles>& /*shared*/, int first,
+                                                             int depth) const {
+    row_operand<T, Slabs, Tiles> operand;
+    operand.load(a, first, depth);
     return operand;
+  }
+  /// What products with a row are still to be multiplied by; a barrier must lie between make and it.
+  template <int Tiles>
+  [[nodiscard]] __device__ float scale(const exchange<Tiles>& /*shared*/, int /*row*/) const {
+    return 1.0F;
   }
 };
 
 /// rms_norm(x), rounded to T.
 template <element T>
 struct normed_rows {
+  static constexpr bool are_normed = true;
   matrix_view<const float> x;
   const T* weight = nullptr;
   float epsilon = 0.0F;
 
-  /// Rows as they are; behind them, unless T is fp32, the operand.
-  template <class Operand>
-  static constexpr index_t shared_bytes = Operand::elements*(sizeof(T) == 4 ? 4 : 4 + index_t{sizeof(T)});
-  template <int Chunks>
+  template <int Slabs>
   struct constants {
-    pack<T, 4> weight[Chunks];
+    pack<T, 4> weight[Slabs];
   };
-  template <int Chunks>
-  [[nodiscard]] __device__ constants<Chunks> prepare() const {
-    constants<Chunks> known;
+  template <int Slabs>
+  [[nodiscard]] __device__ constants<Slabs> prepare() const {
+    constants<Slabs> known;
 #pragma unroll
-    for (int c = 0; c < Chunks; ++c)
-      known.weight[c] =
-          load_features<4, true>(weight + lane_column(c), static_cast<int>(x.cols) - lane_column(c));
+    for (int s = 0; s < Slabs; ++s)
+      known.weight[s] =
+          load_features<4, true>(weight + lane_column(s), static_cast<int>(x.cols) - lane_column(s));
     return known;
   }
   [[nodiscard]] __device__ int count() const {
     return static_cast<int>(x.rows);
   }
 
-  /// Each warp norms one row of each group.
-  template <class Operand, class Constants>
-  [[nodiscard]] __device__ const T* make(const Constants& known, unsigned char* memory, int /*first*/,
-                                         int depth) const {
-    constexpr int chunks = Operand::stride / row_chunk;
-    float* const rows = reinterpret_cast<float*>(memory);
-    T* const operand =
-        sizeof(T) == 4 ? reinterpret_cast<T*>(memory) : reinterpret_cast<T*>(memory + Operand::elements * 4);
-    copy_operand<Operand>(rows, x, 0, depth);
-    const float inverse_depth = 1.0F / static_cast<float>(depth);
-    wait_for_copies();
-    __syncthreads();
-    const int warp = static_cast<int>(threadIdx.x) / warp_size;
-    float loaded[Operand::rows / row_matmul_warps][chunks][4];
-    float scale[Operand::rows / row_matmul_warps];
+  /// Sums of squares of each warp's columns.
+  template <int Tiles>
+  struct exchange {
+    float squares[row_matmul_warps][Tiles * row_tile];
+  };
+  template <int Slabs, int Tiles>
+  [[nodiscard]] __device__ row_operand<T, Slabs, Tiles> make(const constants<Slabs>& known,
+                                                             exchange<Tiles>& shared, int /*first*/,
+                                                             int depth) const {
+    row_operand<float, Slabs, Tiles> rows;
+    rows.load(x, 0, depth);
 #pragma unroll
-    for (int i = 0; i < Operand::rows / row_matmul_warps; ++i) {
-      const float* const row = rows + (i * row_matmul_warps + warp) * Operand::stride;
+    for (int t = 0; t < Tiles; ++t) {
       float squares = 0.0F;
 #pragma unroll
-      for (int c = 0; c < chunks; ++c) {
-        load_pack(row + lane_column(c), loaded[i][c]);
+      for (int s = 0; s < Slabs; ++s) {
 #pragma unroll
-        for (const float value : loaded[i][c]) squares += value * value;
+        for (const float value : rows.values[s][t].values) squares += value * value;
       }
-      scale[i] = squares;
+      squares += __shfl_xor_sync(all_lanes, squares, 1);
+      squares += __shfl_xor_sync(all_lanes, squares, 2);
+      if (threadIdx.x % 4 == 0) shared.squares[threadIdx.x / warp_size][t * row_tile + lane_row()] = squares;
     }
+    float scales[Tiles];
+    if constexpr (rounds) __syncthreads();
 #pragma unroll
-    for (float& value : scale) value = 1.0F / sqrtf(warp_sum(value) * inverse_depth + epsilon);
+    for (int t = 0; t < Tiles; ++t)
+      scales[t] = rounds ? inverse_rms(shared, t * row_tile + lane_row()) : 1.0F;
+    row_operand<T, Slabs, Tiles> operand;
 #pragma unroll
-    for (int i = 0; i < Operand::rows / row_matmul_warps; ++i) {
+    for (int s = 0; s < Slabs; ++s) {
+      float weights[4];
+      unpack(known.weight[s], weights);
 #pragma unroll
-      for (int c = 0; c < chunks; ++c) {
-        float normed[4];
+      for (int t = 0; t < Tiles; ++t) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-          normed[j] = loaded[i][c][j] * scale[i] * to_float(known.weight[c].values[j]);
-        store_pack(operand + (i * row_matmul_warps + warp) * Operand::stride + lane_column(c), normed);
+        for (int i = 0; i < 4; ++i)
+          operand.values[s][t].values[i] =
+              from_float<T>(rows.values[s][t].values[i] * scales[t] * weights[i]);
       }
     }
-    __syncthreads();
     return operand;
+  }
+  template <int Tiles>
+  [[nodiscard]] __device__ float scale(const exchange<Tiles>& shared, int row) const {
+    return rounds ? 1.0F : inverse_rms(shared, row);
+  }
+
+ private:
+  /// What is rounded must be normed before; otherwise the sum can be, and nothing waits for the norm.
+  static constexpr bool rounds = sizeof(T) == 2;
+
+  template <int Tiles>
+  [[nodiscard]] __device__ float inverse_rms(const exchange<Tiles>& shared, int row) const {
+    float squares = 0.0F;
+#pragma unroll
+    for (int w = 0; w < row_matmul_warps; ++w) squares += shared.squares[w][row];
+    return 1.0F / sqrtf(squares / static_cast<float>(x.cols) + epsilon);
   }
 };
 

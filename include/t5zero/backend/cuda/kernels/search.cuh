@@ -22,6 +22,7 @@
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/block_row.cuh>
+#include <t5zero/backend/cuda/kernels/cluster.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/row_access.cuh>
 #include <t5zero/backend/cuda/kernels/top_candidates.cuh>
@@ -89,9 +90,12 @@ __global__ void __launch_bounds__(rank_threads)
   // Written by the cluster's blocks: maxima and sums of exponentials of the parts; the keys that they picked.
   __shared__ __align__(8) float statistics[rank_parts][2];
   __shared__ std::uint64_t picked[rank_parts * most_divided_candidates];
+  __shared__ std::uint64_t exchanged;
   let_next_grid_start();
-  arrive_at_cluster();
   const int part = static_cast<int>(blockIdx.x) % rank_parts;
+  const int count = static_cast<int>(scores.cols);
+  expect_stores(&exchanged, part == 0 ? rank_parts * 8 * (1 + count) : 0);
+  arrive_at_cluster();
   const auto r = static_cast<index_t>(blockIdx.x / rank_parts);
   const int cols = static_cast<int>(logits.cols);
   const int part_cols = (cols + 4 * rank_parts - 1) / (4 * rank_parts) * 4;
@@ -133,7 +137,8 @@ __global__ void __launch_bounds__(rank_threads)
     sum = block_sum<rank_threads>(sum, shared);
   }
   wait_for_cluster();  // its blocks run: their shared memory may be written
-  if (thread == 0) store_to_peer(&statistics[part], 0, uint2{__float_as_uint(maximum), __float_as_uint(sum)});
+  if (thread == 0)
+    store_to_peer(&statistics[part], 0, uint2{__float_as_uint(maximum), __float_as_uint(sum)}, &exchanged);
   std::uint32_t bits[rank_packs][4];  // 0: none
 #pragma unroll
   for (int p = 0; p < rank_packs; ++p) {
@@ -161,7 +166,6 @@ __global__ void __launch_bounds__(rank_threads)
   };
   const int warp = thread / warp_size;
   const int lane = thread % warp_size;
-  const int count = static_cast<int>(scores.cols);
   std::uint64_t best = best_left();
   std::uint64_t best_of_warp = warp_max_key(best);
   for (int i = 0; i < count; ++i) {
@@ -172,7 +176,7 @@ __global__ void __launch_bounds__(rank_threads)
     for (int w = 0; w < warps; ++w) key = max(key, best_of_warps[i % 2][w]);
     if (thread == 0)
       store_to_peer(&picked[part * count + i], 0,
-                    uint2{static_cast<unsigned>(key), static_cast<unsigned>(key >> 32)});
+                    uint2{static_cast<unsigned>(key), static_cast<unsigned>(key >> 32)}, &exchanged);
     if (i + 1 == count || key == 0 || best_of_warp != key) continue;
     if (best == key) {
       const int id = id_of_candidate(key) - begin;
@@ -186,9 +190,9 @@ __global__ void __launch_bounds__(rank_threads)
     }
     best_of_warp = warp_max_key(best);
   }
-  arrive_at_cluster();
-  wait_for_cluster();
-  if (part > 0 || thread >= rank_parts * count) return;
+  if (part > 0) return;
+  wait_for_stores(&exchanged);
+  if (thread >= rank_parts * count) return;
   const std::uint64_t own = picked[thread];
   int place = 0;
   for (int i = 0; i < rank_parts * count; ++i) place += picked[i] > own ? 1 : 0;

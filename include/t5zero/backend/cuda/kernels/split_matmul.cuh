@@ -29,6 +29,7 @@
 
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/kernels/cluster.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/row_access.cuh>
 #include <t5zero/backend/cuda/kernels/split_tiles.cuh>
@@ -149,7 +150,7 @@ __global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
     }
     if (problem.parts > 1) {
       for (int i = 0; i < 2; ++i) {
-        arrive_at_cluster();
+        publish_to_cluster();
         wait_for_cluster();
       }
     }
@@ -265,7 +266,7 @@ __global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
     // Each block of the cluster adds up some groups of all; they lie where the slabs were.
     auto* const exchange = reinterpret_cast<float4*>(dynamic_shared_memory());
     const int share = static_cast<int>(ceil_div(split_multiplying_warps * groups, problem.parts));
-    arrive_at_cluster();
+    publish_to_cluster();
     wait_for_cluster();
     if (warpgroup < warpgroups) {
 #pragma unroll
@@ -275,7 +276,7 @@ __global__ void __launch_bounds__(warpgroup_threads(split_threads), 1)
                       group_of(group));
       }
     }
-    arrive_at_cluster();
+    publish_to_cluster();
     wait_for_cluster();
     const int end = min(share, 4 * warpgroups * groups - rank * share);
     for (int i = warp; i < end; i += split_multiplying_warps) {

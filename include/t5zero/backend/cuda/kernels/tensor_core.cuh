@@ -1,7 +1,7 @@
 // The instructions of tensor cores and asynchronous copies that kernels use, as functions: D = A B + C on 16
-// x 8 x 16 tiles (PTX ISA, "Matrix multiply-accumulate operation using mma instruction", m16n8k16: the
-// fragments' layouts are there), ldmatrix, cp.async. Where an architecture lacks one, a slower equal stands
-// in.
+// x 8 x 16 tiles, and 16 x 8 x 8 in TF32 (PTX ISA, "Matrix multiply-accumulate operation using mma
+// instruction", m16n8k16 and m16n8k8: the fragments' layouts are there), ldmatrix, cp.async. Where an
+// architecture lacks one, a slower equal stands in.
 #pragma once
 
 #include <cstdint>
@@ -159,6 +159,34 @@ __device__ inline void multiply_add(float& c0, float& c1, float& c2, float& c3, 
     }
 #endif
   }
+}
+
+/// The same for one 16 x 8 x 8 tile in TF32, whose operands' last 13 bits do not count. Lane l holds rows l /
+/// 4 (a[0], a[2]) and l / 4 + 8 (a[1], a[3]) of a, columns l % 4 and l % 4 + 4 (a[2], a[3]), and of b column
+/// l / 4, rows l % 4 (b0) and l % 4 + 4 (b1).
+__device__ inline void multiply_add_tf32(float (&c)[4], const float (&a)[4], float b0, float b1) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+        "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+#else
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+    const int row_lane = lane / 4 * 4 + k % 4;
+    const int column_lane = lane % 4 * 8 + k % 4;
+    const float top = __shfl_sync(all_lanes, a[k / 4 * 2], row_lane);
+    const float bottom = __shfl_sync(all_lanes, a[k / 4 * 2 + 1], row_lane);
+    const float left = __shfl_sync(all_lanes, k < 4 ? b0 : b1, column_lane);
+    const float right = __shfl_sync(all_lanes, k < 4 ? b0 : b1, column_lane + 4);
+    c[0] += top * left;
+    c[1] += top * right;
+    c[2] += bottom * left;
+    c[3] += bottom * right;
+  }
+#endif
 }
 
 }  // namespace t5zero::cuda::detail

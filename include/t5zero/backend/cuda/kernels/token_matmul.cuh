@@ -34,6 +34,7 @@
 
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/kernels/cluster.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/row_access.cuh>
 #include <t5zero/backend/cuda/kernels/token_results.cuh>
@@ -51,8 +52,11 @@ __global__ void __launch_bounds__(token_threads, 2)
     computed_rows_kernel(const __grid_constant__ matrix_view<const T> weight,
                          const __grid_constant__ Rows rows, const __grid_constant__ Result result, int cols) {
   constexpr int cluster = cluster_blocks(token_row_cluster);
-  arrive_at_cluster();
+  __shared__ std::uint64_t exchanged;
   const int depth = rows.cols();
+  const int row_elements = (depth + 15) / 16 * 16;  // zeros behind the depth, up to a step of the products
+  expect_stores(&exchanged, Block::rows * row_elements * static_cast<int>(sizeof(T)));
+  arrive_at_cluster();
   const int first_column = static_cast<int>(blockIdx.x) * Block::cols;
   const index_t first_row = static_cast<index_t>(blockIdx.y) * Block::rows;
   auto* const weights = reinterpret_cast<T*>(dynamic_shared_memory());
@@ -70,18 +74,17 @@ __global__ void __launch_bounds__(token_threads, 2)
   for (int i = static_cast<int>(threadIdx.x) / token_row_threads; i < own_rows; i += token_row_teams) {
     T* const to = operand + (first_own + i) * Block::stride(depth);
     const auto put = [&](int p, const pack<T, 4>& values) {
-      if (token_column(p) >= (depth + 15) / 16 * 16) return;
+      if (token_column(p) >= row_elements) return;
 #pragma unroll
       for (int peer = 0; peer < cluster; ++peer)
-        store_to_peer(to + token_column(p), peer, *reinterpret_cast<const uint2*>(&values));
+        store_to_peer(to + token_column(p), peer, *reinterpret_cast<const uint2*>(&values), &exchanged);
     };
     rows.make(constants, first_row + first_own + i, static_cast<int>(blockIdx.x) < cluster, team_sums, put);
   }
-  arrive_at_cluster();
   token_stores<Block, Result> stores(result, first_row, rows.count(), first_column, cols, 0, Block::quads);
   stores.prepare();
   wait_for_copies();
-  wait_for_cluster();
+  wait_for_stores(&exchanged);
   __syncthreads();  // the copies of other threads
 
   token_sums<Block> sums;
@@ -102,7 +105,7 @@ __global__ void __launch_bounds__(token_threads, 2)
                        const __grid_constant__ Result result, int cols, int parts, int piece_depth,
                        int exchange_at) {
   const int cluster = cluster_blocks(parts);
-  if (cluster > 1) arrive_at_cluster();
+  __shared__ std::uint64_t exchanged;
   const int rank = static_cast<int>(blockIdx.x) % cluster;
   const int first_column = static_cast<int>(blockIdx.x) / cluster * Block::cols;
   const index_t first_row = static_cast<index_t>(blockIdx.y) * Block::rows;
@@ -112,8 +115,13 @@ __global__ void __launch_bounds__(token_threads, 2)
   auto* const exchange = reinterpret_cast<float*>(dynamic_shared_memory() + exchange_at);
   const int share = (Block::quads + cluster - 1) / cluster;
   const int first_quad = rank * share;
-  token_stores<Block, Result> stores(result, first_row, a.rows, first_column, cols, first_quad,
-                                     min(first_quad + share, Block::quads));
+  const int end_quad = min(first_quad + share, Block::quads);
+  if (cluster > 1) {
+    constexpr int quad_bytes = static_cast<int>(sizeof(float4));
+    expect_stores(&exchanged, cluster * quad_bytes * max(0, end_quad - first_quad));
+    arrive_at_cluster();
+  }
+  token_stores<Block, Result> stores(result, first_row, a.rows, first_column, cols, first_quad, end_quad);
 
   token_sums<Block> sums;
   bool first = true;
@@ -148,10 +156,9 @@ __global__ void __launch_bounds__(token_threads, 2)
     add_warps(quad, sum);
     const int owner = quad / share;
     store_to_peer(exchange + (rank * share + quad - owner * share) * 4, owner,
-                  float4{sum[0], sum[1], sum[2], sum[3]});
+                  float4{sum[0], sum[1], sum[2], sum[3]}, &exchanged);
   }
-  arrive_at_cluster();
-  wait_for_cluster();
+  wait_for_stores(&exchanged);
   stores.store([&](int quad, float(&sum)[4]) {
     add_quads(exchange + (quad - first_quad) * 4, cluster, share * 4, sum);
   });
