@@ -61,6 +61,10 @@ struct decode_keys {
   }
 };
 
+/// Which keys of a row, with their values and the names of all keys, the work submitted last does not write,
+/// nor any that it does not itself wait for: a GPU may read them while that still runs.
+enum class early_keys : std::uint8_t { none, all_but_last, all };
+
 /// Attention of one query for each row; the query's position is that of its last key.
 template <element T>
 struct decode_attention_inputs {
@@ -73,7 +77,7 @@ struct decode_attention_inputs {
   index_t n_buckets = 32;
   index_t max_distance = 128;
   decode_keys keys;
-  bool keys_are_fixed = false;  ///< keys, values and `keys` were there before the step began
+  early_keys early = early_keys::none;
 };
 
 /// What a rank's device is made with.

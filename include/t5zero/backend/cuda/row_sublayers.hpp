@@ -14,9 +14,6 @@
 
 namespace t5zero::cuda {
 
-/// Up to so many rows, the head's own product with its norm is faster than cuBLASLt's.
-inline constexpr index_t most_head_rows = 8;
-
 /// Base: sublayers for stored element type T.
 template <element T, class Base>
 struct row_sublayers : Base {
@@ -49,6 +46,7 @@ struct row_sublayers : Base {
     inputs.key = cache.column_block(0, inner);
     inputs.value = cache.column_block(inner, inner);
     inputs.relative_bias = weights.relative_bias;
+    inputs.early = early_keys::all_but_last;  // `project` starts the next launch when it begins to work
     operations<T>::decode_attention(e, inputs, state.context);
     add_to_stream(e, state.context, weights.o, x, x_out);
   }
@@ -65,7 +63,7 @@ struct row_sublayers : Base {
     inputs.query = state.projected;
     inputs.key = key_value.key;
     inputs.value = key_value.value;
-    inputs.keys_are_fixed = true;
+    inputs.early = early_keys::all;
     operations<T>::decode_attention(e, inputs, state.context);
     add_to_stream(e, state.context, weights.o, x, x_out);
   }
@@ -90,7 +88,7 @@ struct row_sublayers : Base {
                                 matrix_view<const T> head, float output_scale, matrix_view<const float> x,
                                 vector_view<float> inverse_rms, matrix_view<T> normed,
                                 const nn::sublayer_scratch<T>& scratch, const Use& use) {
-    if (x.rows > most_head_rows || x.rows > scratch.head_chunk() || !fuses_rows(shape, x.rows)) {
+    if (x.rows > scratch.head_chunk() || !fuses_rows(shape, x.rows)) {
       return Base::next_token_logits(e, shape, norm, head, output_scale, x, inverse_rms, normed, scratch,
                                      use);
     }

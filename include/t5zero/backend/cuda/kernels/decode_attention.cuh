@@ -8,14 +8,15 @@
 //
 // d_kv: a multiple of 8, at most 128. Rows of all matrices are aligned to 16 bytes. No aliasing. Overwrites;
 // deterministic; fp32 arithmetic. A row without keys has context 0.
-// One stream, no workspace; may overlap the kernels before, which must not write the bias; keys that are
-// fixed are read while those still run.
+// One stream, no workspace; may overlap the kernels before, which must not write the bias; keys that they do
+// not write are read while those still run.
 // Measured on an H200, alone (the launch takes 2 us of it), fp32, 4 and 16 rows, 8 heads, 40 keys: 5.7 us.
 // Floor of 64 rows, 16 heads, 1024 keys, fp16: 268 MB, 63 us; less where beams share their keys in the cache.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include <t5zero/backend/backend.hpp>
@@ -24,6 +25,8 @@
 #include <t5zero/backend/cuda/kernels/element.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/relative_bias.cuh>
+#include <t5zero/backend/cuda/kernels/row_access.cuh>
+#include <t5zero/backend/cuda/kernels/tensor_core.cuh>
 #include <t5zero/backend/cuda/operations.hpp>
 
 namespace t5zero::cuda {
@@ -50,7 +53,7 @@ struct running_softmax {
   float sums[Columns] = {};
 
   __device__ void rescale(float next) {
-    const float factor = next == -INFINITY ? 0.0F : exp2f(maximum - next);
+    const float factor = next == -INFINITY ? 0.0F : power_of_two(maximum - next);
     maximum = next;
     total *= factor;
 #pragma unroll
@@ -58,15 +61,15 @@ struct running_softmax {
   }
 };
 
-/// Grid: heads x rows. Lanes: of the group that takes a key, 16 bytes of its columns each.
-template <element T, int Lanes, int Threads>
+/// Grid: heads x rows. Lanes: of the group that takes a key, 16 bytes of its columns each. Keys: that a group
+/// has under way at a time.
+template <element T, int Lanes, int Threads, int Keys>
 __global__ __launch_bounds__(Threads) void decode_attention_kernel(
     const __grid_constant__ decode_attention_inputs<T> in, matrix_view<T> context,
     const __grid_constant__ relative_buckets buckets) {
   constexpr int unit = 16 / static_cast<int>(sizeof(T));
   constexpr int groups = Threads / Lanes;
   constexpr int warps = Threads / warp_size;
-  constexpr int keys_in_flight = 32 / unit;    // 64 registers for them and their values
   extern __shared__ float bias_by_distance[];  // [reach + 1], times log2(e)
   __shared__ float2 shared_softmax[warps];     // maximum and total
   __shared__ __align__(16) float shared_sums[warps][Lanes * unit];
@@ -79,6 +82,7 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
   const bool inside = column < static_cast<int>(in.d_kv);
   const index_t own_columns = head * in.d_kv + (inside ? column : 0);
   const auto max_count = static_cast<int>(in.keys.max_count);
+  const early_keys early = in.early;
   let_next_grid_start();
 
   const int reach = buckets.reach();
@@ -89,71 +93,78 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
           to_float(in.relative_bias[buckets.distance_bucket(d) * in.n_heads + head]) * log2_e;
     }
   }
-  if (!in.keys_are_fixed) wait_for_previous_grid();
+  if (early == early_keys::none) wait_for_previous_grid();
 
   const bool has_table = in.keys.table != nullptr;
   const index_t* const table = in.keys.table + (has_table ? row * in.keys.stride : 0);
   const index_t first_key = has_table ? 0 : in.keys.first[row];
-  const auto key_at = [&](int j) { return has_table ? table[j] : first_key + j; };
-  // Table entries are read before it is known how many count: they are there up to max_count. In place
-  // of keys that do not, the first one is read and weighs nothing: branches would keep reads from being under
-  // way together.
-  index_t at[keys_in_flight] = {};
-  const auto find_keys = [&](int from) {
+  // Names of keys are read before it is known how many count: they are there up to max_count.
+  std::uint32_t at[Keys] = {};
+  const auto find_keys = [&](int first) {
 #pragma unroll
-    for (int i = 0; i < keys_in_flight; ++i) at[i] = key_at(min(from + group + i * groups, max_count - 1));
-  };
-  index_t spare = 0;
-  if (max_count > 0) {
-    find_keys(0);
-    spare = key_at(0);
-  }
-  const int count = static_cast<int>(in.keys.count(row));
-  float keys[keys_in_flight][unit];
-  float values[keys_in_flight][unit];
-  const auto read_keys = [&](int first) {
-#pragma unroll
-    for (int i = 0; i < keys_in_flight; ++i) {
-      const index_t key = first + group + i * groups < count ? at[i] : spare;
-      load_pack(in.key.data + key * in.key.stride + own_columns, keys[i]);
-      load_pack(in.value.data + key * in.value.stride + own_columns, values[i]);
+    for (int i = 0; i < Keys; ++i) {
+      const int j = min(first + group + i * groups, max_count - 1);
+      at[i] = static_cast<std::uint32_t>(has_table ? table[j] : first_key + j);
     }
   };
-  if (count > 0) read_keys(0);
-  if (in.keys_are_fixed) wait_for_previous_grid();
+  if (max_count > 0) find_keys(0);
+  const int count = static_cast<int>(in.keys.count(row));
+  // Keys that do not count are zeros and weigh nothing: branches would keep others from being under way. In
+  // the last place is the last key, where it comes late.
+  pack<T, unit> keys[Keys + 1] = {};
+  pack<T, unit> values[Keys + 1] = {};
+  const auto read_key = [&](int i, std::uint32_t key, bool counts) {
+    const auto place = [&](const matrix_view<const T>& of) {
+      return of.data + static_cast<index_t>(std::uint64_t{key} * static_cast<std::uint32_t>(of.stride)) +
+             own_columns;
+    };
+    keys[i] = load_features<unit, true>(place(in.key), counts ? unit : 0);
+    values[i] = load_features<unit, true>(place(in.value), counts ? unit : 0);
+  };
+  const bool last_is_late = early == early_keys::all_but_last && count > 0;
+  const int early_count = last_is_late ? count - 1 : count;
+  const auto read_keys = [&](int first) {
+#pragma unroll
+    for (int i = 0; i < Keys; ++i) read_key(i, at[i], first + group + i * groups < early_count);
+  };
+  read_keys(0);
+  const bool has_last = last_is_late && group == 0;
+  std::uint32_t last = 0;
+  if (has_last) last = static_cast<std::uint32_t>(has_table ? table[count - 1] : first_key + count - 1);
+  if (early != early_keys::none) wait_for_previous_grid();
+  read_key(Keys, last, has_last);
   float query[unit] = {};
   if (inside) load_pack(in.query.data + row * in.query.stride + own_columns, query);
 #pragma unroll
   for (float& q : query) q *= log2_e;
 
   running_softmax<unit> softmax;
-  bool waits_for_bias = has_bias;
-  for (int first = 0; first < count; first += groups * keys_in_flight) {
+  if (has_bias) __syncthreads();
+  for (int first = 0; first == 0 ? count > 0 : first < early_count; first += groups * Keys) {
     if (first > 0) read_keys(first);
-    if (first + groups * keys_in_flight < count) find_keys(first + groups * keys_in_flight);
-    if (waits_for_bias) __syncthreads();
-    waits_for_bias = false;
-    float scores[keys_in_flight];
+    if (first + groups * Keys < early_count) find_keys(first + groups * Keys);
+    float scores[Keys + 1];
     float next = softmax.maximum;
 #pragma unroll
-    for (int i = 0; i < keys_in_flight; ++i) {
-      const int j = first + group + i * groups;
+    for (int i = 0; i <= Keys; ++i) {
+      const int j = i < Keys ? first + group + i * groups : count - 1;
+      const bool counts = i < Keys ? j < early_count : has_last && first == 0;
       float dot = 0.0F;
 #pragma unroll
-      for (int c = 0; c < unit; ++c) dot += query[c] * keys[i][c];
+      for (int c = 0; c < unit; ++c) dot += query[c] * to_float(keys[i].values[c]);
 #pragma unroll
       for (int offset = Lanes / 2; offset > 0; offset /= 2) dot += __shfl_xor_sync(all_lanes, dot, offset);
       if (has_bias) dot += bias_by_distance[max(0, min(count - 1 - j, reach))];
-      scores[i] = j < count ? dot : -INFINITY;
+      scores[i] = counts ? dot : -INFINITY;
       next = fmaxf(next, scores[i]);
     }
     softmax.rescale(next);
 #pragma unroll
-    for (int i = 0; i < keys_in_flight; ++i) {
-      const float p = next == -INFINITY ? 0.0F : exp2f(scores[i] - next);
+    for (int i = 0; i <= Keys; ++i) {
+      const float p = next == -INFINITY ? 0.0F : power_of_two(scores[i] - next);
       softmax.total += p;
 #pragma unroll
-      for (int c = 0; c < unit; ++c) softmax.sums[c] += p * values[i][c];
+      for (int c = 0; c < unit; ++c) softmax.sums[c] += p * to_float(values[i].values[c]);
     }
   }
 
@@ -179,7 +190,7 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
   float sums[unit] = {};
 #pragma unroll
   for (int w = 0; w < warps; ++w) {
-    const float factor = maximum == -INFINITY ? 0.0F : exp2f(shared_softmax[w].x - maximum);
+    const float factor = maximum == -INFINITY ? 0.0F : power_of_two(shared_softmax[w].x - maximum);
     total += shared_softmax[w].y * factor;
     float part[unit];
     load_pack(shared_sums[w] + column, part);
@@ -208,17 +219,18 @@ void launch_decode_attention(execution& e, const decode_attention_inputs<T>& in,
     bytes = index_t{buckets.reach() + 1} * 4;
   }
   const dim3 grid(static_cast<unsigned>(in.n_heads), static_cast<unsigned>(in.query.rows));
-  const auto submit = [&](auto threads) {
-    launch(e, decode_attention_kernel<T, Lanes, threads()>,
-           {.blocks = grid, .threads = threads(), .shared_bytes = bytes, .overlap = overlap_of(e)}, in,
-           context, buckets);
+  const auto submit = [&](auto keys) {
+    constexpr int threads = 256;
+    launch(e, decode_attention_kernel<T, Lanes, threads, keys()>,
+           {.blocks = grid, .threads = threads, .shared_bytes = bytes, .overlap = overlap_of(e)}, in, context,
+           buckets);
   };
-  // Few warps are soon together; more of them read more keys at a time.
-  if (in.keys.max_count <= 256) {
-    submit(std::integral_constant<int, 128>{});
-  } else {
-    submit(std::integral_constant<int, 256>{});
-  }
+  // A key costs instructions, there or not; long rows are worth more of them under way.
+  constexpr int many = 32 * static_cast<int>(sizeof(T)) / 16;
+  if (in.keys.max_count <= 256)
+    submit(std::integral_constant<int, many / 2>{});
+  else
+    submit(std::integral_constant<int, many>{});
 }
 
 }  // namespace detail
@@ -250,6 +262,9 @@ void decode_attention(execution& e, const decode_attention_inputs<T>& in, matrix
   detail::check_cache_rows(context, inner_dim);
   require(context.rows >= in.query.rows && in.query.rows <= 65535,
           "cuda::decode_attention: a row of context for each query, at most 65535");
+  constexpr auto most = index_t{std::numeric_limits<std::uint32_t>::max()};
+  require(in.key.rows <= most && in.key.stride <= most && in.value.stride <= most,
+          "cuda::decode_attention: a cache of fewer than 2^32 rows");
   require(in.relative_bias == nullptr || in.max_distance <= 4096,
           "cuda::decode_attention: a max_distance of at most 4096");
   if (in.query.rows == 0 || in.n_heads == 0) return;
