@@ -10,8 +10,9 @@
 # each alone and one a GPU, and are counted. Of racecheck's reports those on t5zero's kernels count: cuBLASLt's wait by
 # means that it does not know, and where it is told to look past them (--kernel-name) it fails in a training of 16 bits,
 # with an illegal access that no other tool finds. synccheck looks at t5zero's kernels alone: a graph of many more takes
-# more memory than it finds. Other kernels: SANITIZED_KERNELS, as --kernel-name takes it. Stopped by SIGTERM it reports
-# on the cases that have ended. Exit code: 1 if a case was not clean, or did not end.
+# more memory than it finds. SANITIZED_KERNELS, as --kernel-name takes it, narrows every tool (kns=_: all, for
+# synccheck), and then every report counts. Stopped by SIGTERM it reports on the cases that have ended. Exit code: 1 if a
+# case was not clean, or did not end.
 set -u
 usage="usage: tests/sanitize.sh <test program> [tools] [seconds a process] [processes at a time] [part/parts] \
 [names] [cases a process]"
@@ -33,6 +34,8 @@ gpus=$(nvidia-smi -L 2>/dev/null | awk 'NF { print NR - 1 }')
 # shellcheck disable=SC2086  # words
 set -- ${gpus:-0}
 export program seconds log T5ZERO_UNDER_SANITIZER=1
+# cuBLASLt's reports are many, and racecheck ends with a number of them: none of t5zero's may be lost.
+export NV_COMPUTE_SANITIZER_MAX_RACECHECK_HAZARDS=10000000
 
 # one_process <alone: yes or no> <tool> <gpu> <numbers of cases>: the verdict on each is a file
 # $log/<tool>.<number>.<verdict>.
@@ -56,9 +59,11 @@ case $status in
   *) verdict=unclean ;;
 esac
 grep -q "No test cases matched" "$output" && verdict=unclean
-if [ "$tool" = racecheck ] && [ "$status" -eq 99 ] && grep -q "All tests passed" "$output" &&
-  ! grep -qE "^=========.* access (at|by) .*t5zero" "$output"; then
+if [ "$tool" = racecheck ] && [ -z "$kernels" ] && [ "$status" -eq 99 ] && grep -q "All tests passed" "$output" &&
+  ! grep -qE "^=========.* access (at|by) .*t5zero" "$output" &&
+  ! grep -E "^========= (Error|Warning|Internal)" "$output" | grep -qvE "Race reported between .* access (at|by) "; then
   verdict=clean
+  echo "$numbers" >>"$log/$tool.forgiven"
 fi
 # Cases that never reach the GPU: what they say themselves counts.
 if grep -q "terminated before first instrumented API call" "$output" && grep -q "All tests passed" "$output"; then
@@ -123,6 +128,7 @@ report() {
   # shellcheck disable=SC2154  # assigned by eval
   echo "$tool: $clean of $cases clean, $skipped skipped, $timeout out of time, $unclean not clean; longest:" \
     "$(sort -rn "$log/$tool.times" 2>/dev/null | head -1)"
+  [ ! -s "$log/$tool.forgiven" ] || echo "  with reports on other libraries' kernels: $(wc -w <"$log/$tool.forgiven")"
   [ ! -s "$log/$tool.again" ] || echo "  run again, each alone: $(grep -c . "$log/$tool.again")"
   if [ "$clean" -eq 0 ]; then
     status=1

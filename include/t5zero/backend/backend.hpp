@@ -61,8 +61,9 @@ struct decode_keys {
   }
 };
 
-/// Which keys of a row, with their values and the names of all keys, the work submitted last does not write,
-/// nor any that it does not itself wait for: a GPU may read them while that still runs.
+/// Which keys of a row, with their values and the names of all keys, a GPU may read while the work submitted
+/// last still runs. all: they were there before the step began. all_but_last: that work writes the last one,
+/// and lets the next begin only when it has itself waited for all before it.
 enum class early_keys : std::uint8_t { none, all_but_last, all };
 
 /// Attention of one query for each row; the query's position is that of its last key.

@@ -90,7 +90,7 @@ void compare(const std::vector<index_t>& counts, index_t n_heads, index_t d_kv, 
     cuda::operations<T>::decode_attention(device.main(), in, context.matrix(rows, inner_dim));
   }
   CHECK(same_bits(got, context.download()));
-  in.early = t5zero::early_keys::all_but_last;
+  in.early = t5zero::early_keys::all_but_last;  // the last one has then another place in the sum
   for (int i = 0; i < 3; ++i) {
     cuda::operations<T>::decode_attention(device.main(), in, context.matrix(rows, inner_dim));
   }

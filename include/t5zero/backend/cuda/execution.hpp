@@ -146,8 +146,9 @@ class execution {
 /// May a kernel start while the one before it on its stream still runs? It then fetches what was there long
 /// before (weights, the batch's arrays, an encoder's keys and values), and waits for the other's end before
 /// it reads or writes anything else. Two conditions: what is before it is a kernel, not a copy or another
-/// stream's event; and the last kernel that wrote what it fetches lies further back, with a kernel that was
-/// launched without overlap after it. No effect below compute capability 9.0.
+/// stream's event; and the last kernel that wrote what it fetches lies further back, with a kernel after it
+/// that was launched without overlap, or that lets the next one start only when it has waited itself
+/// (early_keys). No effect below compute capability 9.0.
 enum class launch_overlap : std::uint8_t { none, previous };
 
 /// May the next kernel of `e` overlap the one before it? Not behind a copy or another stream's event.

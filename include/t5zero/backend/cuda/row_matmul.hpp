@@ -2,7 +2,8 @@
 // after those, in one launch each: declarations that a plain C++ compiler reads. kernels/row_matmul.cuh
 // defines them; the library t5zero::kernels holds them.
 //
-// fp32 arithmetic, sums in an order that depends on the depth alone. Features of every matrix, and strides,
+// Products to 2^-21 (fp32; infinities, and numbers that TF32 rounds to them, give NaN) or exact (16-bit
+// elements), fp32 sums, in an order that depends on the depth alone. Features of every matrix, and strides,
 // are multiples of 4, first elements aligned to four elements. Everything overwrites and is deterministic.
 #pragma once
 
@@ -40,6 +41,14 @@ static_assert(row_division::of(2048).parts == 4 && row_division::of(512).parts =
   return depth > 0 && depth % 4 == 0 && features % 4 == 0 &&
          (is_normed ? depth <= most_row_depth : row_division::of(depth).depth <= 512);
 }
+
+/// Shared memory of a block of norm_rows_logits: three tiles of 16 features, sums of the warps.
+[[nodiscard]] constexpr index_t row_logits_bytes(index_t element_bytes, index_t depth, index_t rows) {
+  const index_t tile_depth = depth <= 512 ? 512 : most_row_depth;
+  const index_t tile_rows = rows <= 8 ? 8 : 16;
+  return 3 * 16 * tile_depth * element_bytes + tile_rows * (2 * 8 * 20 + 8) * 4 + 1024;
+}
+static_assert(row_logits_bytes(4, 1024, 16) <= index_t{226} << 10, "a block on compute capability 9.0");
 
 /// What becomes of norm_rows_matmul's product.
 template <element T>

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cuda/current_device.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/operations.hpp>
 #include <t5zero/backend/cuda/row_matmul.hpp>
@@ -46,7 +47,7 @@ struct row_sublayers : Base {
     inputs.key = cache.column_block(0, inner);
     inputs.value = cache.column_block(inner, inner);
     inputs.relative_bias = weights.relative_bias;
-    inputs.early = early_keys::all_but_last;  // `project` starts the next launch when it begins to work
+    inputs.early = early_keys::all_but_last;  // `project` scatters: it has waited when it starts the next
     operations<T>::decode_attention(e, inputs, state.context);
     add_to_stream(e, state.context, weights.o, x, x_out);
   }
@@ -88,7 +89,8 @@ struct row_sublayers : Base {
                                 matrix_view<const T> head, float output_scale, matrix_view<const float> x,
                                 vector_view<float> inverse_rms, matrix_view<T> normed,
                                 const nn::sublayer_scratch<T>& scratch, const Use& use) {
-    if (x.rows > scratch.head_chunk() || !fuses_rows(shape, x.rows)) {
+    if (x.rows > scratch.head_chunk() || !fuses_rows(shape, x.rows) ||
+        row_logits_bytes(sizeof(T), x.cols, x.rows) > current_token_device().shared_bytes) {
       return Base::next_token_logits(e, shape, norm, head, output_scale, x, inverse_rms, normed, scratch,
                                      use);
     }
