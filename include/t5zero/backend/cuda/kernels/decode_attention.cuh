@@ -10,8 +10,9 @@
 // deterministic; fp32 arithmetic. A row without keys has context 0.
 // One stream, no workspace; may overlap the kernels before, which must not write the bias; keys that they do
 // not write are read while those still run.
-// Measured on an H200, alone (the launch takes 2 us of it), fp32, 4 and 16 rows, 8 heads, 40 keys: 5.7 us.
-// Floor of 64 rows, 16 heads, 1024 keys, fp16: 268 MB, 63 us; less where beams share their keys in the cache.
+// Measured on an H200, in a step of t5-small (how much later it ends than the kernel in front), fp32, 4 and
+// 16 rows, some 40 keys: self-attention 2.6 and 2.1 us, cross-attention 2.8 and 2.0. Floor of 64 rows, 16
+// heads, 1024 keys, fp16: 268 MB, 63 us; less where beams share their keys in the cache.
 #pragma once
 
 #include <cstddef>

@@ -3,11 +3,12 @@
 //
 // A step of a generation is a chain of some fifty launches of little work: each waits for the one before and
 // then for the memory. Weights do not depend on the chain, so a kernel starts while those before run and has
-// its part of the weight in registers when it begins to wait. A block has 16 features, which are the tensor
-// cores' 16 rows; its warps divide the depth, so that each element of the operand is read once, straight into
-// the registers where the tensor cores take it, and add their sums through shared memory. In fp32 each number
-// is the sum of two TF32 ones, and a product three (Ootomo and Yokota 2022): the fourth is below fp32's own
-// rounding, and a warp's share of the depth is too short for the tensor cores' rounding to add up.
+// its part of the weight in registers when it begins to wait, or, of the head, on its way to shared memory. A
+// block has 16 features, which are the tensor cores' 16 rows; its warps divide the depth, so that each
+// element of the operand is read once, straight into the registers where the tensor cores take it, and add
+// their sums through shared memory. In fp32 each number is the sum of two TF32 ones, to 2^-23 of it, and a
+// product three, to 2^-21 (Ootomo and Yokota 2022); a warp's share of the depth is too short for the tensor
+// cores' rounding to add up.
 //
 // Blocks norm their rows themselves: reading 2 KB a row from the L2 is less than another launch. A depth
 // beyond 512 is divided among the blocks of a cluster; the first adds their sums in order. Blocks of a weight
@@ -15,6 +16,10 @@
 // cache of keys and values, which the next step reads, stays in the L2.
 //
 // Deterministic: a sum's order depends on the depth alone. No workspace.
+//
+// On an H200, in a step of t5-small in fp32 (how much later it ends than the kernel in front), 4 and 16 rows:
+// qkv 2.1 and 3.5 us, q 1.8 and 3.1, o 2.1 and 2.3, wi 2.3 and 3.5, wo 2.6 and 4.1; the head (65.8 MB) 16.6
+// and 25.2.
 #pragma once
 
 #include <algorithm>
