@@ -83,8 +83,7 @@ void compare(const std::vector<index_t>& counts, index_t n_heads, index_t d_kv, 
   CHECK(largest_difference(got, expected) < decode_tolerance<T>);
   cuda::operations<T>::decode_attention(device.main(), in, context.matrix(rows, inner_dim));
   CHECK(same_bits(got, context.download()));
-  // Keys that are read while the kernel in front still runs. (The last one has then another place in the
-  // sum.)
+  // Keys that are read while the kernel in front still runs.
   in.early = t5zero::early_keys::all;
   for (int i = 0; i < 3; ++i) {
     cuda::operations<T>::decode_attention(device.main(), in, context.matrix(rows, inner_dim));

@@ -1,17 +1,18 @@
 // Blocks that exchange data through shared memory (thread-block clusters), which compute capability 9.0
 // brought. Below it a block is its own and only neighbour.
 //
-// A few bytes go by stores that a barrier in the neighbour's memory counts (PTX ISA, "mbarrier" and
-// "st.async"): a block makes its barrier with expect_stores; all threads of the
-// cluster call arrive_at_cluster and, before they store to a neighbour, wait_for_cluster; who reads what was
-// stored calls wait_for_stores. A block may end before its own stores have arrived, but not before those to
-// it. Many bytes go as fast by plain stores, publish_to_cluster and wait_for_cluster; for a few that would be
-// long, since what is published is all that the threads have stored anywhere: a fence of the GPU's memory.
+// A few bytes go by stores that a barrier in the neighbour's memory counts (PTX ISA, "st.async"): a block
+// makes its barrier with expect_stores; all threads of the cluster call arrive_at_cluster and, before they
+// store to a neighbour, wait_for_cluster; who reads what was stored calls wait_for_stores. A block may end
+// before its own stores have arrived, but not before those to it. Many bytes go as fast by plain stores,
+// publish_to_cluster and wait_for_cluster; for a few that would be long, since what is published is all that
+// the threads have stored anywhere: a fence of the GPU's memory.
 #pragma once
 
 #include <cstdint>
 
 #include <t5zero/backend/cuda/kernels/element.cuh>
+#include <t5zero/backend/cuda/kernels/shared_barrier.cuh>
 #include <t5zero/backend/cuda/kernels/tensor_core.cuh>
 
 namespace t5zero::cuda::detail {
@@ -21,16 +22,11 @@ namespace t5zero::cuda::detail {
 __device__ inline void expect_stores(std::uint64_t* barrier, int bytes) {
 #if __CUDA_ARCH__ >= 900
   if (threadIdx.x >= warp_size) return;
-  if (threadIdx.x == 0)
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" : : "r"(shared_address(barrier)) : "memory");
-  __syncwarp();  // a warp makes it as one: racecheck takes that for another thread
-  if (threadIdx.x == 0)
-    asm volatile(
-        "mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;\n"
-        "fence.mbarrier_init.release.cluster;"
-        :
-        : "r"(shared_address(barrier)), "r"(bytes)
-        : "memory");
+  if (threadIdx.x == 0) make_barrier(barrier, 1);
+  __syncwarp();  // for racecheck, which takes the first for all lanes' work
+  if (threadIdx.x != 0) return;
+  arrive_and_expect(barrier, bytes);
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
 }
 
@@ -116,16 +112,7 @@ __device__ inline void store_to_peer(void* place, int rank, float4 value) {
 /// threads of the block call it.
 __device__ inline void wait_for_stores(std::uint64_t* barrier) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 done, [%0], 0;\n"
-      "@!done bra again;\n"
-      "}"
-      :
-      : "r"(shared_address(barrier))
-      : "memory");
+  wait_for(barrier, 0);
 #else
   __syncthreads();
 #endif

@@ -12,7 +12,6 @@
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/current_device.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
-#include <t5zero/backend/cuda/kernels/tensor_core.cuh>
 
 namespace t5zero::cuda::detail {
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <t5zero/backend/cuda/kernels/element.cuh>
-#include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/row_access.cuh>
 #include <t5zero/tensor/tensor_view.hpp>
 

@@ -32,6 +32,7 @@
 #include <t5zero/backend/cuda/kernels/cluster.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/row_access.cuh>
+#include <t5zero/backend/cuda/kernels/shared_barrier.cuh>
 #include <t5zero/backend/cuda/kernels/split_tiles.cuh>
 #include <t5zero/backend/cuda/kernels/token_tiles.cuh>
 #include <t5zero/backend/cuda/split_matmul.hpp>

@@ -1,6 +1,6 @@
-// Hopper's products of a warpgroup (four warps) and the barriers in shared memory that such kernels use (PTX
-// ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate" and "mbarrier"). Code for sm_90a alone has
-// them; elsewhere these functions do nothing, and takes_warpgroups says so to the host.
+// Hopper's products of a warpgroup, four warps (PTX ISA, "Asynchronous Warpgroup Level Matrix
+// Multiply-Accumulate"). Code for sm_90a alone has them; elsewhere these functions do nothing, and
+// takes_warpgroups says so to the host.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -159,34 +159,6 @@ __device__ void multiply(float (&sums)[64], const std::uint32_t (&a)[4], std::ui
 __device__ inline void publish_to_products() {
 #if T5ZERO_WARPGROUPS
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
-
-/// A barrier of `arrivals` in shared memory.
-__device__ inline void make_barrier(std::uint64_t* barrier, int arrivals) {
-#if T5ZERO_WARPGROUPS
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals)
-               : "memory");
-#endif
-}
-__device__ inline void arrive(std::uint64_t* barrier) {
-#if T5ZERO_WARPGROUPS
-  asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
-               : "memory");
-#endif
-}
-/// Until phases of the given parity are over; of a fresh barrier those of parity 1 are.
-__device__ inline void wait_for(std::uint64_t* barrier, int parity) {
-#if T5ZERO_WARPGROUPS
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}" ::"r"(shared_address(barrier)),
-      "r"(parity)
-      : "memory");
 #endif
 }
 
