@@ -3,8 +3,9 @@
 // defines them; the library t5zero::kernels holds them.
 //
 // Products to 2^-21 (fp32; infinities, and numbers that TF32 rounds to them, give NaN) or exact (16-bit
-// elements), fp32 sums, in an order that depends on the depth alone. Features of every matrix, and strides,
-// are multiples of 4, first elements aligned to four elements. Everything overwrites and is deterministic.
+// elements), fp32 sums, in an order that depends on the depth alone. The depth is a multiple of 8; rows of
+// weights are aligned to 16 bytes, others to four elements, and features are multiples of 4. Everything
+// overwrites and is deterministic.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +31,7 @@ struct row_division {
   [[nodiscard]] static constexpr row_division of(index_t depth) {
     row_division result;
     while (result.parts < 8 && ceil_div(depth, result.parts) > 512) result.parts *= 2;
-    result.depth = round_up(ceil_div(depth, result.parts), 4);
+    result.depth = round_up(ceil_div(depth, result.parts), 8);
     return result;
   }
 };
@@ -38,17 +39,18 @@ static_assert(row_division::of(2048).parts == 4 && row_division::of(512).parts =
 
 /// Can rows of this depth be multiplied by a weight of so many features? `is_normed`: they are normed first.
 [[nodiscard]] constexpr bool multiplies_rows(index_t depth, index_t features, bool is_normed) {
-  return depth > 0 && depth % 4 == 0 && features % 4 == 0 &&
+  return depth > 0 && depth % 8 == 0 && features % 4 == 0 &&
          (is_normed ? depth <= most_row_depth : row_division::of(depth).depth <= 512);
 }
 
-/// Shared memory of a block of norm_rows_logits: three tiles of 16 features, sums of the warps.
+/// Shared memory of a block of norm_rows_logits: two tiles of 16 features, sums of the warps.
 [[nodiscard]] constexpr index_t row_logits_bytes(index_t element_bytes, index_t depth, index_t rows) {
   const index_t tile_depth = depth <= 512 ? 512 : most_row_depth;
   const index_t tile_rows = rows <= 8 ? 8 : 16;
-  return 3 * 16 * tile_depth * element_bytes + tile_rows * (2 * 8 * 20 + 8) * 4 + 1024;
+  return 2 * 16 * (tile_depth + 16) * element_bytes + tile_rows * (2 * 8 * 20 + 8) * 4 + 1024;
 }
-static_assert(row_logits_bytes(4, 1024, 16) <= index_t{226} << 10, "a block on compute capability 9.0");
+static_assert(row_logits_bytes(4, 512, 16) <= index_t{98} << 10 &&
+              row_logits_bytes(4, 1024, 16) <= index_t{226} << 10);
 
 /// What becomes of norm_rows_matmul's product.
 template <element T>

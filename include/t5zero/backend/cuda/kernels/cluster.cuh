@@ -26,7 +26,7 @@ __device__ inline void expect_stores(std::uint64_t* barrier, int bytes) {
   __syncwarp();  // for racecheck, which takes the first for all lanes' work
   if (threadIdx.x != 0) return;
   arrive_and_expect(barrier, bytes);
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  publish_barriers();
 #endif
 }
 
@@ -45,6 +45,7 @@ __device__ inline void publish_to_cluster() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 #endif
 }
+/// After it the cluster's blocks run, so that their shared memory may be written.
 __device__ inline void wait_for_cluster() {
 #if __CUDA_ARCH__ >= 900
   __syncwarp();
@@ -61,7 +62,7 @@ __device__ inline void wait_for_cluster() {
   return address;
 }
 /// Stores to the same place of block `rank`, whose barrier counts it.
-__device__ inline void store_to_peer(float* place, int rank, float value, const std::uint64_t* barrier) {
+__device__ inline void send_to_peer(float* place, int rank, float value, const std::uint64_t* barrier) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];"
                :
@@ -72,7 +73,7 @@ __device__ inline void store_to_peer(float* place, int rank, float value, const 
 #endif
 }
 /// The same; the place is a multiple of 8 bytes.
-__device__ inline void store_to_peer(void* place, int rank, uint2 value, const std::uint64_t* barrier) {
+__device__ inline void send_to_peer(void* place, int rank, uint2 value, const std::uint64_t* barrier) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];"
                :
@@ -83,7 +84,7 @@ __device__ inline void store_to_peer(void* place, int rank, uint2 value, const s
 #endif
 }
 /// The same; the place is a multiple of 16 bytes.
-__device__ inline void store_to_peer(void* place, int rank, float4 value, const std::uint64_t* barrier) {
+__device__ inline void send_to_peer(void* place, int rank, float4 value, const std::uint64_t* barrier) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];"
                :
@@ -108,14 +109,9 @@ __device__ inline void store_to_peer(void* place, int rank, float4 value) {
 #endif
 }
 
-/// Until all stores that this block's barrier expects have arrived, and are visible to this thread. All
-/// threads of the block call it.
+/// Until all stores that this block's barrier expects have arrived. All threads of the block call it.
 __device__ inline void wait_for_stores(std::uint64_t* barrier) {
-#if __CUDA_ARCH__ >= 900
-  wait_for(barrier, 0);
-#else
-  __syncthreads();
-#endif
+  wait_for_bytes(barrier, 0);
 }
 
 }  // namespace t5zero::cuda::detail

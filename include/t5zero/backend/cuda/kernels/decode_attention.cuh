@@ -15,6 +15,7 @@
 // heads, 1024 keys, fp16: 268 MB, 63 us; less where beams share their keys in the cache.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -26,7 +27,6 @@
 #include <t5zero/backend/cuda/kernels/element.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/relative_bias.cuh>
-#include <t5zero/backend/cuda/kernels/row_access.cuh>
 #include <t5zero/backend/cuda/kernels/tensor_core.cuh>
 #include <t5zero/backend/cuda/operations.hpp>
 
@@ -63,8 +63,8 @@ struct running_softmax {
 };
 
 /// Grid: heads x rows. Lanes: of the group that takes a key, 16 bytes of its columns each. Keys: that a group
-/// has under way at a time.
-template <element T, int Lanes, int Threads, int Keys>
+/// has under way at a time. LastIsLate: early_keys::all_but_last.
+template <element T, int Lanes, int Threads, int Keys, bool LastIsLate>
 __global__ __launch_bounds__(Threads) void decode_attention_kernel(
     const __grid_constant__ decode_attention_inputs<T> in, matrix_view<T> context,
     const __grid_constant__ relative_buckets buckets) {
@@ -83,7 +83,7 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
   const bool inside = column < static_cast<int>(in.d_kv);
   const index_t own_columns = head * in.d_kv + (inside ? column : 0);
   const auto max_count = static_cast<int>(in.keys.max_count);
-  const early_keys early = in.early;
+  constexpr int places = Keys + (LastIsLate ? 1 : 0);  // the last key has one of its own where it comes late
   let_next_grid_start();
 
   const int reach = buckets.reach();
@@ -94,46 +94,51 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
           to_float(in.relative_bias[buckets.distance_bucket(d) * in.n_heads + head]) * log2_e;
     }
   }
-  if (early == early_keys::none) wait_for_previous_grid();
+  if (in.early == early_keys::none) wait_for_previous_grid();
 
+  // What is read before the wait comes from the L2: the first-level cache may hold it as it was before
+  // kernels that this one has not waited for.
   const bool has_table = in.keys.table != nullptr;
   const index_t* const table = in.keys.table + (has_table ? row * in.keys.stride : 0);
-  const index_t first_key = has_table ? 0 : in.keys.first[row];
+  const index_t first_key = has_table ? 0 : __ldcg(in.keys.first + row);
   // Names of keys are read before it is known how many count: they are there up to max_count.
   std::uint32_t at[Keys] = {};
   const auto find_keys = [&](int first) {
 #pragma unroll
     for (int i = 0; i < Keys; ++i) {
       const int j = min(first + group + i * groups, max_count - 1);
-      at[i] = static_cast<std::uint32_t>(has_table ? table[j] : first_key + j);
+      at[i] = static_cast<std::uint32_t>(has_table ? __ldcg(table + j) : first_key + j);
     }
   };
   if (max_count > 0) find_keys(0);
-  const int count = static_cast<int>(in.keys.count(row));
-  // Keys that do not count are zeros and weigh nothing: branches would keep others from being under way. In
-  // the last place is the last key, where it comes late.
-  pack<T, unit> keys[Keys + 1] = {};
-  pack<T, unit> values[Keys + 1] = {};
-  const auto read_key = [&](int i, std::uint32_t key, bool counts) {
-    const auto place = [&](const matrix_view<const T>& of) {
-      return of.data + static_cast<index_t>(std::uint64_t{key} * static_cast<std::uint32_t>(of.stride)) +
-             own_columns;
-    };
-    keys[i] = load_features<unit, true>(place(in.key), counts ? unit : 0);
-    values[i] = load_features<unit, true>(place(in.value), counts ? unit : 0);
+  const int count = in.keys.counts == nullptr ? max_count : static_cast<int>(__ldcg(in.keys.counts + row));
+  // Keys that do not count are zeros and weigh nothing: branches would keep others from being under way.
+  pack<T, unit> keys[places] = {};
+  pack<T, unit> values[places] = {};
+  const auto load = [&](const matrix_view<const T>& from, std::uint32_t key, bool counts) {
+    const T* const place =
+        from.data + static_cast<index_t>(std::uint64_t{key} * static_cast<std::uint32_t>(from.stride)) +
+        own_columns;
+    pack<T, unit> result{};
+    if (counts) result = std::bit_cast<pack<T, unit>>(__ldcg(reinterpret_cast<const uint4*>(place)));
+    return result;
   };
-  const bool last_is_late = early == early_keys::all_but_last && count > 0;
-  const int early_count = last_is_late ? count - 1 : count;
+  const auto read_key = [&](int i, std::uint32_t key, bool counts) {
+    keys[i] = load(in.key, key, counts);
+    values[i] = load(in.value, key, counts);
+  };
+  const int early_count = LastIsLate ? max(0, count - 1) : count;
   const auto read_keys = [&](int first) {
 #pragma unroll
     for (int i = 0; i < Keys; ++i) read_key(i, at[i], first + group + i * groups < early_count);
   };
   read_keys(0);
-  const bool has_last = last_is_late && group == 0;
+  const bool has_last = LastIsLate && group == 0 && count > 0;
   std::uint32_t last = 0;
-  if (has_last) last = static_cast<std::uint32_t>(has_table ? table[count - 1] : first_key + count - 1);
-  if (early != early_keys::none) wait_for_previous_grid();
-  read_key(Keys, last, has_last);
+  if (has_last)
+    last = static_cast<std::uint32_t>(has_table ? __ldcg(table + count - 1) : first_key + count - 1);
+  if (in.early != early_keys::none) wait_for_previous_grid();
+  if constexpr (LastIsLate) read_key(Keys, last, has_last);
   float query[unit] = {};
   if (inside) load_pack(in.query.data + row * in.query.stride + own_columns, query);
 #pragma unroll
@@ -144,10 +149,10 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
   for (int first = 0; first == 0 ? count > 0 : first < early_count; first += groups * Keys) {
     if (first > 0) read_keys(first);
     if (first + groups * Keys < early_count) find_keys(first + groups * Keys);
-    float scores[Keys + 1];
+    float scores[places];
     float next = softmax.maximum;
 #pragma unroll
-    for (int i = 0; i <= Keys; ++i) {
+    for (int i = 0; i < places; ++i) {
       const int j = i < Keys ? first + group + i * groups : count - 1;
       const bool counts = i < Keys ? j < early_count : has_last && first == 0;
       float dot = 0.0F;
@@ -161,7 +166,7 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
     }
     softmax.rescale(next);
 #pragma unroll
-    for (int i = 0; i <= Keys; ++i) {
+    for (int i = 0; i < places; ++i) {
       const float p = next == -INFINITY ? 0.0F : power_of_two(scores[i] - next);
       softmax.total += p;
 #pragma unroll
@@ -220,18 +225,24 @@ void launch_decode_attention(execution& e, const decode_attention_inputs<T>& in,
     bytes = index_t{buckets.reach() + 1} * 4;
   }
   const dim3 grid(static_cast<unsigned>(in.n_heads), static_cast<unsigned>(in.query.rows));
-  const auto submit = [&](auto keys) {
+  const auto submit = [&](auto keys, auto last_is_late) {
     constexpr int threads = 256;
-    launch(e, decode_attention_kernel<T, Lanes, threads, keys()>,
+    launch(e, decode_attention_kernel<T, Lanes, threads, keys(), last_is_late()>,
            {.blocks = grid, .threads = threads, .shared_bytes = bytes, .overlap = overlap_of(e)}, in, context,
            buckets);
+  };
+  const auto with_keys = [&](auto keys) {
+    if (in.early == early_keys::all_but_last)
+      submit(keys, std::true_type{});
+    else
+      submit(keys, std::false_type{});
   };
   // A key costs instructions, there or not; long rows are worth more of them under way.
   constexpr int many = 32 * static_cast<int>(sizeof(T)) / 16;
   if (in.keys.max_count <= 256)
-    submit(std::integral_constant<int, many / 2>{});
+    with_keys(std::integral_constant<int, many / 2>{});
   else
-    submit(std::integral_constant<int, many>{});
+    with_keys(std::integral_constant<int, many>{});
 }
 
 }  // namespace detail
@@ -265,7 +276,7 @@ void decode_attention(execution& e, const decode_attention_inputs<T>& in, matrix
           "cuda::decode_attention: a row of context for each query, at most 65535");
   constexpr auto most = index_t{std::numeric_limits<std::uint32_t>::max()};
   require(in.key.rows <= most && in.key.stride <= most && in.value.stride <= most,
-          "cuda::decode_attention: a cache of fewer than 2^32 rows");
+          "cuda::decode_attention: a cache of fewer than 2^32 rows, and strides below that");
   require(in.relative_bias == nullptr || in.max_distance <= 4096,
           "cuda::decode_attention: a max_distance of at most 4096");
   if (in.query.rows == 0 || in.n_heads == 0) return;

@@ -2,9 +2,10 @@
 // contracts).
 //
 // A step of a generation is a chain of some fifty launches of little work: each waits for the one before and
-// then for the memory. Weights do not depend on the chain, so a kernel starts while those before run and has
-// its part of the weight in registers when it begins to wait, or, of the head, on its way to shared memory. A
-// block has 16 features, which are the tensor cores' 16 rows; its warps divide the depth, so that each
+// then for the memory. Weights do not depend on the chain, so a kernel starts while those before run, and its
+// part of the weight is on its way to shared memory when it begins to wait; by bulk copies, since what
+// threads load themselves comes in the order that they ask for it, and those before have little loads to wait
+// for. A block has 16 features, which are the tensor cores' 16 rows; its warps divide the depth, so that each
 // element of the operand is read once, straight into the registers where the tensor cores take it, and add
 // their sums through shared memory. In fp32 each number is the sum of two TF32 ones, to 2^-23 of it, and a
 // product three, to 2^-21 (Ootomo and Yokota 2022); a warp's share of the depth is too short for the tensor
@@ -28,12 +29,13 @@
 
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/kernels/bulk_copy.cuh>
 #include <t5zero/backend/cuda/kernels/cluster.cuh>
 #include <t5zero/backend/cuda/kernels/element.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/row_access.cuh>
 #include <t5zero/backend/cuda/kernels/row_operands.cuh>
-#include <t5zero/backend/cuda/kernels/streaming.cuh>
+#include <t5zero/backend/cuda/kernels/shared_barrier.cuh>
 #include <t5zero/backend/cuda/kernels/tensor_core.cuh>
 #include <t5zero/backend/cuda/row_matmul.hpp>
 
@@ -50,15 +52,19 @@ struct target_result {
   /// May the next kernel start before this one begins to work? The attention over a cache, which this one
   /// writes to, must find there what was written before.
   [[nodiscard]] __device__ bool lets_next_start_early() const { return target.scattered.data == nullptr; }
-  [[nodiscard]] __device__ float prepare(int /*row*/, int /*feature*/) const { return 0.0F; }
-  __device__ void store(float /*prepared*/, int row, int feature, float sum) const {
+  /// Which row of `scattered`.
+  using prepared = index_t;
+  [[nodiscard]] __device__ prepared prepare(int row, int /*feature*/) const {
+    return target.scattered_rows != nullptr ? target.scattered_rows[row] : 0;
+  }
+  __device__ void store(prepared scattered_row, int row, int feature, float sum) const {
     const auto own = static_cast<int>(target.y.cols);
     T value = from_float<T>(sum);
     if (target.relu && !(to_float(value) > 0.0F)) value = from_float<T>(0.0F);
     if (feature < own)
       target.y.data[row * target.y.stride + feature] = value;
     else
-      target.scattered.data[target.scattered_rows[row] * target.scattered.stride + feature - own] = value;
+      target.scattered.data[scattered_row * target.scattered.stride + feature - own] = value;
   }
 };
 struct sum_result {
@@ -67,11 +73,12 @@ struct sum_result {
   matrix_view<float> out;
 
   [[nodiscard]] __device__ bool lets_next_start_early() const { return true; }
-  [[nodiscard]] __device__ float prepare(int row, int feature) const {
+  using prepared = float;
+  [[nodiscard]] __device__ prepared prepare(int row, int feature) const {
     return x.data[row * x.stride + feature];
   }
-  __device__ void store(float prepared, int row, int feature, float sum) const {
-    out.data[row * out.stride + feature] = prepared + sum;
+  __device__ void store(prepared before, int row, int feature, float sum) const {
+    out.data[row * out.stride + feature] = before + sum;
   }
 };
 struct scaled_result {
@@ -80,8 +87,9 @@ struct scaled_result {
   float scale = 1.0F;
 
   [[nodiscard]] __device__ bool lets_next_start_early() const { return true; }
-  [[nodiscard]] __device__ float prepare(int /*row*/, int /*feature*/) const { return 0.0F; }
-  __device__ void store(float /*prepared*/, int row, int feature, float sum) const {
+  struct prepared {};
+  [[nodiscard]] __device__ prepared prepare(int /*row*/, int /*feature*/) const { return {}; }
+  __device__ void store(prepared /*nothing*/, int row, int feature, float sum) const {
     y.data[row * y.stride + feature] = scale * sum;
   }
 };
@@ -170,113 +178,102 @@ struct row_sums {
   }
 };
 
-/// Where a lane finds its part of the weight, and keeps what is under way of several tiles: in places of
-/// shared memory that are its own, so that nothing but its own copies is waited for.
-template <element T, int Slabs>
+/// Tiles of the weight on their way to shared memory, in Stages places. Rows are a part of a multiple of 128
+/// bytes longer than their depth, so that what an instruction loads lies in different banks.
+template <element T, int Slabs, int Stages>
 struct weight_tiles {
-  static constexpr int stages = 3;
-  static constexpr index_t shared_bytes =
-      index_t{stages} * Slabs * row_matmul_threads * static_cast<index_t>(sizeof(weight_columns<T>));
+  static constexpr int most_depth = Slabs * row_matmul_warps * row_slab;
+  static constexpr int row_elements = most_depth + 16;
+  static constexpr int stage_elements = feature_tile * row_elements;
+  static constexpr index_t shared_bytes = index_t{Stages} * stage_elements * static_cast<int>(sizeof(T));
 
   const T* data;  ///< the block's part of the depth
   index_t stride;
   int features;
   int depth;
+  std::uint64_t* filled;  ///< [Stages]
 
-  [[nodiscard]] __device__ weight_columns<T> load(int tile, int s) const {
-    weight_columns<T> result;
-    if (has(tile, s, 0)) result.upper = load_streaming<4>(place(tile, s, 0));
-    if (has(tile, s, 1)) result.lower = load_streaming<4>(place(tile, s, 1));
-    return result;
+  /// All threads of the block call it, and meet at a barrier before they wait.
+  __device__ void make_barriers() const {
+    if (static_cast<int>(threadIdx.x) >= Stages) return;
+    make_barrier(filled + threadIdx.x, 1);
+    publish_barriers();
   }
-
-  /// Starts to copy a tile to a stage, as one group of copies.
+  /// Starts to copy a tile, or what there is of it. All threads of the block call it.
   __device__ void start(int tile, int stage) const {
-    const std::uint64_t policy = streaming_policy();
-#pragma unroll
-    for (int s = 0; s < Slabs; ++s) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const bool inside = has(tile, s, half);
-        const T* const from = inside ? place(tile, s, half) : data;
-        copy_pack_streaming(own(stage, s, half), reinterpret_cast<const pack<T, 4>*>(from), inside, policy);
-      }
+    if (threadIdx.x >= warp_size) return;
+    const int lane = static_cast<int>(threadIdx.x);
+    const int bytes = depth * static_cast<int>(sizeof(T));
+    const int rows = bytes == 0 ? 0 : max(0, min(feature_tile, features - tile * feature_tile));
+    if (lane == 0) arrive_and_expect(filled + stage, rows * bytes);
+    __syncwarp();
+    if (lane >= rows) return;
+    start_bulk_copy(place(stage, lane), data + static_cast<index_t>(tile * feature_tile + lane) * stride,
+                    bytes, filled + stage);
+  }
+  /// Waits for the stage's tile number `turn`.
+  __device__ void wait(int stage, int turn) const { wait_for_bytes(filled + stage, turn % 2); }
+
+  /// This lane's part of a slab; what lies beyond the depth does not count.
+  [[nodiscard]] __device__ weight_slab<T> take(int stage, int s) const {
+    weight_columns<T> columns;
+    if (lane_column(s) < depth) {
+      columns.upper = *reinterpret_cast<const pack<T, 4>*>(place(stage, lane_row()) + lane_column(s));
+      columns.lower = *reinterpret_cast<const pack<T, 4>*>(place(stage, lane_row() + 8) + lane_column(s));
     }
-    end_copy_group();
-  }
-  /// Waits for the oldest tile that is under way.
-  static __device__ void wait() {
-    wait_for_copy_groups<stages - 2>();
-  }
-  [[nodiscard]] static __device__ weight_columns<T> take(int stage, int s) {
-    return {*own(stage, s, 0), *own(stage, s, 1)};
+    return weight_slab<T>::of(columns);
   }
 
  private:
-  [[nodiscard]] static __device__ int feature_of(int tile, int half) {
-    return tile * feature_tile + half * 8 + lane_row();
-  }
-  [[nodiscard]] __device__ bool has(int tile, int s, int half) const {
-    return feature_of(tile, half) < features && lane_column(s) < depth;
-  }
-  [[nodiscard]] __device__ const T* place(int tile, int s, int half) const {
-    return data + static_cast<index_t>(feature_of(tile, half)) * stride + lane_column(s);
-  }
-  [[nodiscard]] static __device__ pack<T, 4>* own(int stage, int s, int half) {
-    return reinterpret_cast<pack<T, 4>*>(dynamic_shared_memory()) +
-           ((stage * Slabs + s) * 2 + half) * row_matmul_threads + static_cast<int>(threadIdx.x);
+  [[nodiscard]] static __device__ T* place(int stage, int feature) {
+    return reinterpret_cast<T*>(dynamic_shared_memory()) + stage * stage_elements + feature * row_elements;
   }
 };
 
 /// Blocks of a multiprocessor: more of them bring more kernels' weights while those in front run.
-template <int Slabs, int Tiles, class Rows>
-inline constexpr int blocks_at_once = Slabs > 4                       ? 1
-                                      : Tiles > 1 || Rows::are_normed ? 2
-                                                                      : 3;
+template <int Slabs, int Tiles, class Result>
+inline constexpr int blocks_at_once = Slabs > 4                               ? 1
+                                      : Tiles > 1 || Result::takes_many_tiles ? 2
+                                                                              : 3;
 
 /// Grid: clusters of `parts` blocks, which divide the depth, for each tile of features. Divided: are there
 /// several parts? Without takes_many_tiles, a block has one tile.
 template <element T, int Slabs, int Tiles, bool Divided, class Rows, class Result>
-__global__ void __launch_bounds__(row_matmul_threads, blocks_at_once<Slabs, Tiles, Rows>)
+__global__ void __launch_bounds__(row_matmul_threads, blocks_at_once<Slabs, Tiles, Result>)
     row_matmul_kernel(const __grid_constant__ matrix_view<const T> weight, const __grid_constant__ Rows rows,
                       const __grid_constant__ Result result, int parts, int part_depth, int tile_step) {
-  using weights_type = weight_tiles<T, Slabs>;
   constexpr bool many_tiles = Result::takes_many_tiles;
+  static_assert(!(Divided && many_tiles), "a cluster exchanges the sums of one tile");
+  constexpr int stages = many_tiles ? 2 : 1;
   constexpr int tile_rows = Tiles * row_tile;
   constexpr int sums_stride = feature_tile + 4;  // lanes store to different banks
   static_assert(tile_rows * feature_tile <= row_matmul_threads, "a result a thread");
   // Sums of the warps; with many tiles, those of the one before may still be read.
-  __shared__ float sums[many_tiles ? 2 : 1][row_matmul_warps][tile_rows * sums_stride];
+  constexpr int buffers = many_tiles ? 2 : 1;
+  __shared__ float sums[buffers][row_matmul_warps][tile_rows * sums_stride];
   // Sums of the cluster's blocks, in the first one's memory.
   __shared__ float exchange[Divided ? 8 : 1][Divided ? tile_rows * feature_tile : 1];
-  __shared__ std::uint64_t exchanged;
-  __shared__ typename Rows::template exchange<Tiles> exchange_of_rows;
+  __shared__ std::uint64_t arrived;
+  __shared__ typename Rows::template exchange<Tiles> row_squares;
   if (result.lets_next_start_early()) let_next_grid_start();
   const int rank = Divided ? static_cast<int>(blockIdx.x) % parts : 0;
   if constexpr (Divided) {
     constexpr int part_bytes = tile_rows * feature_tile * static_cast<int>(sizeof(float));
-    expect_stores(&exchanged, rank == 0 ? parts * part_bytes : 0);
+    expect_stores(&arrived, rank == 0 ? parts * part_bytes : 0);
     arrive_at_cluster();
   }
   const int first = rank * part_depth;
   const int depth = max(0, min(part_depth, static_cast<int>(weight.cols) - first));
   const int warp = static_cast<int>(threadIdx.x) / warp_size;
   const auto features = static_cast<int>(weight.rows);
-  const weights_type weights{weight.data + first, weight.stride, features, depth};
+  __shared__ std::uint64_t filled[stages];
+  const weight_tiles<T, Slabs, stages> weights{weight.data + first, weight.stride, features, depth, filled};
   int tile = static_cast<int>(blockIdx.x) / (Divided ? parts : 1);
 
-  weight_slab<T> held[many_tiles ? 1 : Slabs];
-  if constexpr (many_tiles) {
+  weights.make_barriers();
+  __syncthreads();
 #pragma unroll
-    for (int stage = 0; stage < weights_type::stages - 1; ++stage)
-      weights.start(tile + stage * tile_step, stage);
-  } else {
-    weight_columns<T> loaded[Slabs];
-#pragma unroll
-    for (int s = 0; s < Slabs; ++s) loaded[s] = weights.load(tile, s);
-#pragma unroll
-    for (int s = 0; s < Slabs; ++s) held[s] = weight_slab<T>::of(loaded[s]);
-  }
+  for (int stage = 0; stage < stages; ++stage) weights.start(tile + stage * tile_step, stage);
   const auto known = rows.template prepare<Slabs>();
   wait_for_previous_grid();
 
@@ -284,29 +281,17 @@ __global__ void __launch_bounds__(row_matmul_threads, blocks_at_once<Slabs, Tile
   const int own_row = static_cast<int>(threadIdx.x) / feature_tile;
   const int own_feature = static_cast<int>(threadIdx.x) % feature_tile;
   const bool has_row = rank == 0 && own_row < rows.count();
-  float prepared = 0.0F;
-  const auto prepare = [&] {
-    const int feature = tile * feature_tile + own_feature;
-    if (has_row && feature < features) prepared = result.prepare(own_row, feature);
-  };
-  prepare();
-  const auto operand = rows.template make<Slabs, Tiles>(known, exchange_of_rows, first, depth);
-  int stage = 0;
-  int buffer = 0;
-  while (true) {
+  typename Result::prepared prepared{};
+  if (has_row && tile * feature_tile + own_feature < features)
+    prepared = result.prepare(own_row, tile * feature_tile + own_feature);
+  const auto operand = rows.template make<Slabs, Tiles>(known, row_squares, first, depth);
+  for (int turn = 0;; ++turn) {
+    const int stage = turn % stages;
+    const int buffer = turn % buffers;
     row_sums<T, Tiles> own;
-    if constexpr (many_tiles) {
-      weights_type::wait();
-      const int free = stage == 0 ? weights_type::stages - 1 : stage - 1;
-      weights.start(tile + (weights_type::stages - 1) * tile_step, free);
+    weights.wait(stage, turn / stages);
 #pragma unroll
-      for (int s = 0; s < Slabs; ++s)
-        own.add(weight_slab<T>::of(weights_type::take(stage, s)), operand.values[s]);
-      stage = stage == weights_type::stages - 1 ? 0 : stage + 1;
-    } else {
-#pragma unroll
-      for (int s = 0; s < Slabs; ++s) own.add(held[s], operand.values[s]);
-    }
+    for (int s = 0; s < Slabs; ++s) own.add(weights.take(stage, s), operand.values[s]);
 #pragma unroll
     for (int t = 0; t < Tiles; ++t) {
 #pragma unroll
@@ -315,19 +300,20 @@ __global__ void __launch_bounds__(row_matmul_threads, blocks_at_once<Slabs, Tile
         sums[buffer][warp][row * sums_stride + i / 2 * 8 + lane_row()] = own.total(t, i);
       }
     }
-    if constexpr (Divided) wait_for_cluster();  // its blocks run: their shared memory may be written
+    if constexpr (Divided) wait_for_cluster();
     __syncthreads();
+    if constexpr (many_tiles) weights.start(tile + stages * tile_step, stage);
     float total = 0.0F;
     if (own_row < tile_rows) {
 #pragma unroll
       for (int w = 0; w < row_matmul_warps; ++w)
         total += sums[buffer][w][own_row * sums_stride + own_feature];
-      total *= rows.scale(exchange_of_rows, own_row);
-      if constexpr (Divided) store_to_peer(&exchange[rank][threadIdx.x], 0, total, &exchanged);
+      total *= rows.scale(row_squares, own_row);
+      if constexpr (Divided) send_to_peer(&exchange[rank][threadIdx.x], 0, total, &arrived);
     }
     if constexpr (Divided) {
       if (rank > 0) return;
-      wait_for_stores(&exchanged);
+      wait_for_stores(&arrived);
     }
     const int feature = tile * feature_tile + own_feature;
     if (has_row && feature < features) {
@@ -340,8 +326,6 @@ __global__ void __launch_bounds__(row_matmul_threads, blocks_at_once<Slabs, Tile
     if constexpr (!many_tiles) return;
     tile += tile_step;
     if (tile * feature_tile >= features) return;
-    prepare();
-    buffer = 1 - buffer;
   }
 }
 
@@ -366,16 +350,16 @@ __global__ void __launch_bounds__(row_threads)
   }
 }
 
-/// Whole packs of 4, aligned.
-template <class... Views>
-[[nodiscard]] bool takes_row_packs(const Views&... views) {
-  return ((views.data == nullptr || takes_packs(views, 4)) && ...);
+/// Whole packs of 4, aligned; of the weight of 16 bytes.
+template <element T, class... Views>
+[[nodiscard]] bool takes_row_packs(const matrix_view<const T>& weight, const Views&... views) {
+  return takes_packs(weight, 16 / static_cast<int>(sizeof(T))) && (takes_packs(views, 4) && ...);
 }
 
 template <element T, class Rows, class Result>
 void row_matmul(execution& e, const matrix_view<const T>& weight, const Rows& rows, const Result& result,
                 index_t row_count, const row_division& division, launch_overlap overlap) {
-  require(row_count <= most_matmul_rows && weight.cols % 4 == 0 && division.depth <= most_row_depth,
+  require(row_count <= most_matmul_rows && weight.cols % 8 == 0 && division.depth <= most_row_depth,
           "cuda::row_matmul: more rows or a larger depth than it takes");
   if (row_count == 0 || weight.rows == 0) return;
   using std::integral_constant;
@@ -385,12 +369,14 @@ void row_matmul(execution& e, const matrix_view<const T>& weight, const Rows& ro
     require(!divided() || takes_clusters(e, kernel), "cuda::row_matmul: the depth needs clusters of blocks");
     const index_t all = ceil_div(weight.rows, index_t{feature_tile});
     const index_t at_once =
-        index_t{blocks_at_once<slabs(), tiles(), Rows>} * current_token_device().multiprocessors;
+        index_t{blocks_at_once<slabs(), tiles(), Result>} * current_token_device().multiprocessors;
     const index_t blocks = Result::takes_many_tiles ? std::min<index_t>(all, at_once) : all;
     launch(e, kernel,
            {.blocks = dim3(static_cast<unsigned>(blocks * division.parts)),
             .threads = row_matmul_threads,
-            .shared_bytes = Result::takes_many_tiles ? weight_tiles<T, slabs()>::shared_bytes : 0,
+            .shared_bytes = weight_tiles < T,
+            slabs(),
+            Result::takes_many_tiles ? 2 : 1 > ::shared_bytes,
             .cluster = division.parts,
             .overlap = overlap},
            weight, rows, result, division.parts, static_cast<int>(division.depth), static_cast<int>(blocks));
@@ -421,7 +407,7 @@ bool row_clusters_work() {
 
 template <element T>
 void rows_embedding(execution& e, const rows_embedding_arguments<T>& in) {
-  require(in.out.cols == in.table.cols && detail::takes_row_packs(in.table, in.out),
+  require(in.out.cols == in.table.cols && detail::takes_packs(in.table, 4) && detail::takes_packs(in.out, 4),
           "cuda::rows_embedding: the shapes do not agree");
   if (in.out.rows == 0) return;
   detail::launch(e, detail::rows_embedding_kernel<T>,
@@ -438,7 +424,7 @@ void norm_rows_matmul(execution& e, const norm_rows_matmul_arguments<T>& in) {
   require(in.weight.cols == in.x.cols && in.norm_weight.size == in.x.cols && target.y.rows == in.x.rows &&
               target.y.cols + scattered == in.weight.rows &&
               (scattered == 0 || target.scattered_rows != nullptr) &&
-              detail::takes_row_packs(in.x, in.norm_weight, in.weight),
+              detail::takes_row_packs(in.weight, in.x, in.norm_weight),
           "cuda::norm_rows_matmul: the shapes do not agree");
   detail::row_matmul<T>(e, in.weight, detail::normed_rows<T>{in.x, in.norm_weight.data, in.epsilon},
                         detail::target_result<T>{target}, in.x.rows, {1, in.x.cols}, in.overlap);
@@ -448,7 +434,7 @@ template <element T>
 void rows_residual(execution& e, const rows_residual_arguments<T>& in) {
   require(in.weight.cols == in.a.cols && in.out.rows == in.a.rows && in.out.cols == in.weight.rows &&
               in.x.rows == in.out.rows && in.x.cols == in.out.cols &&
-              detail::takes_row_packs(in.a, in.weight),
+              detail::takes_row_packs(in.weight, in.a),
           "cuda::rows_residual: the shapes do not agree");
   detail::row_matmul<T>(e, in.weight, detail::plain_rows<T>{in.a}, detail::sum_result{in.x, in.out},
                         in.a.rows, row_division::of(in.a.cols), in.overlap);
@@ -457,7 +443,7 @@ void rows_residual(execution& e, const rows_residual_arguments<T>& in) {
 template <element T>
 void norm_rows_logits(execution& e, const norm_rows_logits_arguments<T>& in) {
   require(in.weight.cols == in.x.cols && in.norm_weight.size == in.x.cols && in.y.rows == in.x.rows &&
-              in.y.cols == in.weight.rows && detail::takes_row_packs(in.x, in.norm_weight, in.weight),
+              in.y.cols == in.weight.rows && detail::takes_row_packs(in.weight, in.x, in.norm_weight),
           "cuda::norm_rows_logits: the shapes do not agree");
   detail::row_matmul<T>(e, in.weight, detail::normed_rows<T>{in.x, in.norm_weight.data, in.epsilon},
                         detail::scaled_result{in.y, in.scale}, in.x.rows, {1, in.x.cols}, in.overlap);

@@ -95,7 +95,8 @@ __global__ void __launch_bounds__(rank_threads)
   let_next_grid_start();
   const int part = static_cast<int>(blockIdx.x) % rank_parts;
   const int count = static_cast<int>(scores.cols);
-  expect_stores(&exchanged, part == 0 ? rank_parts * 8 * (1 + count) : 0);
+  expect_stores(&exchanged,
+                part == 0 ? rank_parts * static_cast<int>(sizeof(std::uint64_t)) * (1 + count) : 0);
   arrive_at_cluster();
   const auto r = static_cast<index_t>(blockIdx.x / rank_parts);
   const int cols = static_cast<int>(logits.cols);
@@ -137,9 +138,9 @@ __global__ void __launch_bounds__(rank_threads)
     }
     sum = block_sum<rank_threads>(sum, shared);
   }
-  wait_for_cluster();  // its blocks run: their shared memory may be written
+  wait_for_cluster();
   if (thread == 0)
-    store_to_peer(&statistics[part], 0, uint2{__float_as_uint(maximum), __float_as_uint(sum)}, &exchanged);
+    send_to_peer(&statistics[part], 0, uint2{__float_as_uint(maximum), __float_as_uint(sum)}, &exchanged);
   std::uint32_t bits[rank_packs][4];  // 0: none
 #pragma unroll
   for (int p = 0; p < rank_packs; ++p) {
@@ -176,8 +177,8 @@ __global__ void __launch_bounds__(rank_threads)
 #pragma unroll
     for (int w = 0; w < warps; ++w) key = max(key, best_of_warps[i % 2][w]);
     if (thread == 0)
-      store_to_peer(&picked[part * count + i], 0,
-                    uint2{static_cast<unsigned>(key), static_cast<unsigned>(key >> 32)}, &exchanged);
+      send_to_peer(&picked[part * count + i], 0,
+                   uint2{static_cast<unsigned>(key), static_cast<unsigned>(key >> 32)}, &exchanged);
     if (i + 1 == count || key == 0 || best_of_warp != key) continue;
     if (best == key) {
       const int id = id_of_candidate(key) - begin;

@@ -45,4 +45,21 @@ __device__ inline void wait_for(std::uint64_t* barrier, int parity) {
 #endif
 }
 
+/// Barriers that this thread made are there for the whole cluster, and for bulk copies.
+__device__ inline void publish_barriers() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+/// wait_for, of all threads of the block, what neighbours store or bulk copies bring. (By the letter the
+/// former want an acquire by the cluster; that empties the cache of global memory, and here there is only
+/// shared memory to be seen.) Where stores and copies end when they return, a barrier of the block.
+__device__ inline void wait_for_bytes(std::uint64_t* barrier, int parity) {
+#if __CUDA_ARCH__ >= 900
+  wait_for(barrier, parity);
+#else
+  __syncthreads();
+#endif
+}
+
 }  // namespace t5zero::cuda::detail

@@ -43,22 +43,6 @@ __device__ inline void copy_4_bytes_async(void* to, const void* from, bool insid
   *static_cast<unsigned*>(to) = inside ? *static_cast<const unsigned*>(from) : 0U;
 #endif
 }
-/// The same for four elements.
-template <element T>
-__device__ inline void copy_pack_async(pack<T, 4>* to, const pack<T, 4>* from, bool inside) {
-  if constexpr (sizeof(T) == 4) {
-    copy_16_bytes_async(to, from, inside);
-  } else {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;"
-                 :
-                 : "r"(shared_address(to)), "l"(from), "r"(inside ? 8 : 0)
-                 : "memory");
-#else
-    *to = inside ? *from : pack<T, 4>{};
-#endif
-  }
-}
 /// Waits for this thread's copies; a barrier must follow before other threads read them.
 __device__ inline void wait_for_copies() {
 #if __CUDA_ARCH__ >= 800
@@ -161,9 +145,9 @@ __device__ inline void multiply_add(float& c0, float& c1, float& c2, float& c3, 
   }
 }
 
-/// The same for one 16 x 8 x 8 tile in TF32, whose operands' last 13 bits do not count. Lane l holds rows l /
-/// 4 (a[0], a[2]) and l / 4 + 8 (a[1], a[3]) of a, columns l % 4 and l % 4 + 4 (a[2], a[3]), and of b column
-/// l / 4, rows l % 4 (b0) and l % 4 + 4 (b1).
+/// The same for one 16 x 8 x 8 tile in TF32, whose operands' last 13 bits may not count. Lane l holds rows l
+/// / 4 (a[0], a[2]) and l / 4 + 8 (a[1], a[3]) of a, columns l % 4 and l % 4 + 4 (a[2], a[3]), and of b
+/// column l / 4, rows l % 4 (b0) and l % 4 + 4 (b1).
 __device__ inline void multiply_add_tf32(float (&c)[4], const float (&a)[4], float b0, float b1) {
 #if __CUDA_ARCH__ >= 800
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(token_threads, 2)
   copy_weights<Block>(weights, weight, first_column, 0, depth);
   const auto constants = rows.constants();
   wait_for_previous_grid();
-  wait_for_cluster();  // its blocks run: their shared memory may be written
+  wait_for_cluster();
 
   constexpr int own_rows = Block::rows / cluster;
   static_assert(own_rows % token_row_teams == 0, "all warps come to the same barriers");
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(token_threads, 2)
       if (token_column(p) >= row_elements) return;
 #pragma unroll
       for (int peer = 0; peer < cluster; ++peer)
-        store_to_peer(to + token_column(p), peer, *reinterpret_cast<const uint2*>(&values), &exchanged);
+        send_to_peer(to + token_column(p), peer, *reinterpret_cast<const uint2*>(&values), &exchanged);
     };
     rows.make(constants, first_row + first_own + i, static_cast<int>(blockIdx.x) < cluster, team_sums, put);
   }
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(token_threads, 2)
     stores.store(add_warps);
     return;
   }
-  wait_for_cluster();  // its blocks run: their shared memory may be written
+  wait_for_cluster();
 #pragma unroll
   for (int i = 0; i < Block::quads_per_thread; ++i) {
     const int quad = i * token_threads + static_cast<int>(threadIdx.x);
@@ -155,8 +155,8 @@ __global__ void __launch_bounds__(token_threads, 2)
     float sum[4] = {};
     add_warps(quad, sum);
     const int owner = quad / share;
-    store_to_peer(exchange + (rank * share + quad - owner * share) * 4, owner,
-                  float4{sum[0], sum[1], sum[2], sum[3]}, &exchanged);
+    send_to_peer(exchange + (rank * share + quad - owner * share) * 4, owner,
+                 float4{sum[0], sum[1], sum[2], sum[3]}, &exchanged);
   }
   wait_for_stores(&exchanged);
   stores.store([&](int quad, float(&sum)[4]) {
