@@ -36,6 +36,11 @@ struct query_facts {
   std::uint32_t position[Count];
 };
 
+/// Floats of a warp's scratch for 16 x 16 scores; rows of 20 keep float4 accesses aligned and out of each
+/// other's banks.
+inline constexpr int score_stride = 20;
+inline constexpr int score_floats = 16 * score_stride;
+
 /// Shared memory of a block: tiles (later the warps' sums), facts of queries, the warps' scratch, the bias by
 /// distance, the warps' bias gradients by distance.
 template <element T, int D, class Blocking>

@@ -60,7 +60,6 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
   __syncthreads();
   const attention_rows<T, D, false> keys(own_tiles + own_row * D);
   const attention_rows<T, D, keeps_fragments<D, Blocking>> values(own_tiles + (own_rows + own_row) * D);
-  float* const scratch = reinterpret_cast<float*>(memory + memory_layout::scratch) + warp * score_floats;
   attention_sums<T, D> key_sums;
   attention_sums<T, D> value_sums;
   int stage = 0;
@@ -122,8 +121,8 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
         scores[e] = p * multiplier;
         grad_scores[e] = p * (grad_scores[e] * multiplier - row_sum[e % 4]);
       }
-      value_sums.add_product(scores, gradients + row * D, scratch);
-      key_sums.add_product(grad_scores, queries + row * D, scratch);
+      value_sums.add_product(scores, gradients + row * D);
+      key_sums.add_product(grad_scores, queries + row * D);
     }
     if constexpr (Blocking::stages == 2) {
       stage = 1 - stage;

@@ -18,7 +18,11 @@ namespace t5zero::cuda::detail {
 __device__ inline void add_diagonals(const float (&scores)[8], float* scratch, float* diagonals) {
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
   __syncwarp();
-  store_scores(scratch, scores);
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    *reinterpret_cast<float4*>(scratch + (lane / 4 + 8 * h) * score_stride + lane % 4 * 4) =
+        float4{scores[4 * h], scores[4 * h + 1], scores[4 * h + 2], scores[4 * h + 3]};
+  }
   __syncwarp();
   float sum = 0.0F;
 #pragma unroll
@@ -194,7 +198,7 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
                             : 0.0F;
         grad_scores[e] = p * (grad_scores[e] - row_sum[e / 4]);
       }
-      sums.add_product(grad_scores, keys + row * D, scratch);
+      sums.add_product(grad_scores, keys + row * D);
       if (has_bias) add_diagonals(grad_scores, scratch, diagonals + base - 15);
     }
     if constexpr (Blocking::stages == 2) {

@@ -68,8 +68,10 @@ struct attention_blockings<512> {
   using dense = attention_blocking<2, 1, 1, 2>;
 };
 
-/// Rows of D elements in shared memory, in units of 16 bytes. A row's units are permuted such that the eight
-/// rows that one instruction reads (neighbours, or 0 1 4 5 8 9 12 13) lie in different banks.
+/// Rows of D elements in shared memory, in units of 16 bytes. A row's units are permuted such that what one
+/// instruction reads lies in different banks: of 16-bit elements a unit of eight rows (neighbours, or 0 1 4 5
+/// 8 9 12 13), of fp32 four units of two rows (2 i and the next), or two units of four (i, i + 4, i + 8, i +
+/// 12).
 template <element T, int D>
 struct attention_tile {
   static constexpr int unit = 16 / static_cast<int>(sizeof(T));
@@ -77,7 +79,10 @@ struct attention_tile {
   static constexpr int row_bytes = D * static_cast<int>(sizeof(T));
 
   [[nodiscard]] __device__ static int permute(int row, int column_unit) {
-    return column_unit ^ (row & 7) ^ ((row >> 2) & 2);
+    if constexpr (sizeof(T) == 2)
+      return column_unit ^ (row & 7) ^ ((row >> 2) & 2);
+    else
+      return column_unit ^ ((row ^ row >> 2) & 1) << 2 ^ (row >> 2 & 2);
   }
   [[nodiscard]] __device__ static int offset(int row, int column_unit) {
     return row * D + permute(row, column_unit) * unit;
@@ -99,21 +104,7 @@ struct attention_tile {
   }
 };
 
-/// Floats of a warp's scratch for 16 x 16 scores; rows of 20 keep float4 accesses aligned and out of each
-/// other's banks.
-inline constexpr int score_stride = 20;
-inline constexpr int score_floats = 16 * score_stride;
-
-__device__ inline void store_scores(float* scratch, const float (&scores)[8]) {
-  const int lane = static_cast<int>(threadIdx.x) % warp_size;
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    *reinterpret_cast<float4*>(scratch + (lane / 4 + 8 * h) * score_stride + lane % 4 * 4) =
-        float4{scores[4 * h], scores[4 * h + 1], scores[4 * h + 2], scores[4 * h + 3]};
-  }
-}
-
-/// Sixteen rows of a tile, the left operand of products: on tensor cores, in registers if there is room.
+/// Sixteen rows of a tile, the left operand of products: of 16-bit elements in registers, if there is room.
 template <element T, int D, bool InRegisters>
 struct attention_rows {
   static constexpr bool in_registers = InRegisters && sizeof(T) == 2;
@@ -159,21 +150,31 @@ __device__ void multiply_rows(const attention_rows<T, D, InRegisters>& own, cons
       }
     }
   } else {
-#pragma unroll 4
-    for (int k = 0; k < tile::units; ++k) {
+    // Four neighbours of the depth a lane: as good an order as the instruction's, for both operands.
+    const int row = lane / 8 * 4 + lane / 4 % 2;
+    float large[2][4] = {};
+    float small[2][4] = {};
+#pragma unroll 2
+    for (int k = 0; k < D / 16; ++k) {
+      const int unit = 4 * k + lane % 4;
       float a[2][4];
+      float b[2][4];
 #pragma unroll
-      for (int h = 0; h < 2; ++h) load_pack(own.rows + tile::offset(lane / 4 + 8 * h, k), a[h]);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float b[4];
-        load_pack(other + tile::offset(lane % 4 * 4 + i, k), b);
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-#pragma unroll
-          for (int c = 0; c < 4; ++c) scores[4 * h + i] += a[h][c] * b[c];
-        }
+      for (int i = 0; i < 2; ++i) {
+        load_pack(own.rows + tile::offset(lane / 4 + 8 * i, unit), a[i]);
+        load_pack(other + tile::offset(row + 2 * i, unit), b[i]);
       }
+#pragma unroll
+      for (int c = 0; c < 4; c += 2) {
+        const float rows[4] = {a[0][c], a[1][c], a[0][c + 1], a[1][c + 1]};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) multiply_add_fp32(large[i], small[i], rows, b[i][c], b[i][c + 1]);
+      }
+    }
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const int place = e / 4 * 2 + e % 2;
+      scores[e] = large[e / 2 % 2][place] + small[e / 2 % 2][place];
     }
   }
 }
@@ -189,7 +190,8 @@ struct attention_sums {
     return static_cast<int>(threadIdx.x) % warp_size / 4 + 8 * h;
   }
   [[nodiscard]] __device__ static int column(int group) {
-    return (group * 4 + static_cast<int>(threadIdx.x) % 4) * width;
+    const int lane = static_cast<int>(threadIdx.x) % 4;
+    return width == 2 ? group * 8 + lane * 2 : group / 2 * 32 + lane * 8 + group % 2 * 4;
   }
 
   /// Multiplies row(h) by factors[h].
@@ -204,8 +206,8 @@ struct attention_sums {
     }
   }
 
-  /// += weights [16, 16] other [16, D]. `scratch`: score_floats of this warp's own; only fp32 uses it.
-  __device__ void add_product(const float (&weights)[8], const T* other, [[maybe_unused]] float* scratch) {
+  /// += weights [16, 16] other [16, D].
+  __device__ void add_product(const float (&weights)[8], const T* other) {
     using tile = attention_tile<T, D>;
     const int lane = static_cast<int>(threadIdx.x) % warp_size;
     if constexpr (sizeof(T) == 2) {
@@ -222,25 +224,27 @@ struct attention_sums {
                         b[2], b[3]);
       }
     } else {
-      __syncwarp();
-      store_scores(scratch, weights);
-      __syncwarp();
+      // Of 32 columns a lane loads four neighbours, each for a product of its own: what it then has of those
+      // are eight neighbours.
 #pragma unroll
-      for (int quad = 0; quad < 4; ++quad) {
-        float a[2][4];
+      for (int block = 0; block < D / 32; ++block) {
+        float sums[4][4] = {};
 #pragma unroll
-        for (int h = 0; h < 2; ++h) load_pack(scratch + row(h) * score_stride + 4 * quad, a[h]);
+        for (int i = 0; i < 4; i += 2) {
+          const float rows[4] = {weights[i], weights[4 + i], weights[i + 1], weights[5 + i]};
+          float b[2][4];
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
+          for (int k = 0; k < 2; ++k)
+            load_pack(other + tile::offset(lane % 4 * 4 + i + k, 8 * block + lane / 4), b[k]);
 #pragma unroll
-          for (int j = 0; j < groups; ++j) {
-            float b[4];
-            load_pack(other + tile::offset(4 * quad + k, 4 * j + lane % 4), b);
+          for (int c = 0; c < 4; ++c) multiply_add_fp32(sums[c], sums[c], rows, b[0][c], b[1][c]);
+        }
 #pragma unroll
-            for (int h = 0; h < 2; ++h) {
+        for (int c = 0; c < 4; ++c) {
 #pragma unroll
-              for (int c = 0; c < 4; ++c) values[j][h][c] += a[h][k] * b[c];
-            }
+          for (int h = 0; h < 2; ++h) {
+            values[2 * block][h][c] += sums[c][2 * h];
+            values[2 * block + 1][h][c] += sums[c][2 * h + 1];
           }
         }
       }

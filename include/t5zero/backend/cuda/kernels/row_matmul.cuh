@@ -94,16 +94,6 @@ struct scaled_result {
   }
 };
 
-/// A number as the sum of two that TF32 holds, to 2^-23 of it.
-struct tf32_pair {
-  float high;
-  float low;
-};
-[[nodiscard]] __device__ inline tf32_pair split_for_tf32(float value) {
-  const float high = __uint_as_float((__float_as_uint(value) + 0x1000U) & 0xffffe000U);
-  return {high, value - high};
-}
-
 /// Features of a block: what a tensor core takes at a time.
 inline constexpr int feature_tile = 16;
 

@@ -157,19 +157,56 @@ __device__ inline void multiply_add_tf32(float (&c)[4], const float (&a)[4], flo
         "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
 #else
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
+#pragma unroll 1
+  for (int k = 0; k < 4; ++k) {
+    const int row_lane = lane / 4 * 4 + k;
+    const int column_lane = lane % 4 * 8 + k;
 #pragma unroll
-  for (int k = 0; k < 8; ++k) {
-    const int row_lane = lane / 4 * 4 + k % 4;
-    const int column_lane = lane % 4 * 8 + k % 4;
-    const float top = __shfl_sync(all_lanes, a[k / 4 * 2], row_lane);
-    const float bottom = __shfl_sync(all_lanes, a[k / 4 * 2 + 1], row_lane);
-    const float left = __shfl_sync(all_lanes, k < 4 ? b0 : b1, column_lane);
-    const float right = __shfl_sync(all_lanes, k < 4 ? b0 : b1, column_lane + 4);
-    c[0] += top * left;
-    c[1] += top * right;
-    c[2] += bottom * left;
-    c[3] += bottom * right;
+    for (int half = 0; half < 2; ++half) {
+      const float top = __shfl_sync(all_lanes, a[2 * half], row_lane);
+      const float bottom = __shfl_sync(all_lanes, a[2 * half + 1], row_lane);
+      const float left = __shfl_sync(all_lanes, half == 0 ? b0 : b1, column_lane);
+      const float right = __shfl_sync(all_lanes, half == 0 ? b0 : b1, column_lane + 4);
+      c[0] += top * left;
+      c[1] += top * right;
+      c[2] += bottom * left;
+      c[3] += bottom * right;
+    }
   }
+#endif
+}
+
+/// A number as the sum of two that TF32 holds, to 2^-23 of it.
+struct tf32_pair {
+  float high;
+  float low;
+};
+[[nodiscard]] __device__ inline tf32_pair split_for_tf32(float value) {
+  const float high = __uint_as_float((__float_as_uint(value) + 0x1000U) & 0xffffe000U);
+  return {high, value - high};
+}
+
+/// large + small += A B of fp32 numbers, with three products in TF32 (Ootomo and Yokota 2022): the fourth is
+/// below fp32's own rounding. Tensor cores round sums towards zero: a sum of many is to be added up
+/// elsewhere.
+__device__ inline void multiply_add_fp32(float (&large)[4], float (&small)[4], const float (&a)[4], float b0,
+                                         float b1) {
+#if __CUDA_ARCH__ >= 800
+  float high[4];
+  float low[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const tf32_pair pair = split_for_tf32(a[i]);
+    high[i] = pair.high;
+    low[i] = pair.low;
+  }
+  const tf32_pair left = split_for_tf32(b0);
+  const tf32_pair right = split_for_tf32(b1);
+  multiply_add_tf32(small, high, left.low, right.low);
+  multiply_add_tf32(small, low, left.high, right.high);
+  multiply_add_tf32(large, high, left.high, right.high);
+#else
+  multiply_add_tf32(large, a, b0, b1);
 #endif
 }
 
