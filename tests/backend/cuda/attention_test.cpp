@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
+#include <numeric>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -8,6 +10,7 @@
 #include <t5zero/backend/cpu/attention.hpp>
 #include <t5zero/backend/cuda/attention_workspace.hpp>
 #include <t5zero/backend/cuda/operations.hpp>
+#include <t5zero/nn/relative_position_bias.hpp>
 
 #include "catch.hpp"
 #include "device_machine.hpp"
@@ -132,6 +135,111 @@ attention_results<T> on_the_host(host_machine& machine, const attention_case& c,
   return r;
 }
 
+/// Attention of fp32 numbers by its definition, in double.
+attention_results<float> in_double(const attention_case& c, const attention_data<float>& data,
+                                   const dropout_site& dropout) {
+  const index_t tokens = data.queries.tokens();
+  const auto cols = static_cast<std::size_t>(c.d_kv);
+  attention_results<float> r;
+  r.context.resize(data.query.size());
+  r.log_sum_exp.resize(static_cast<std::size_t>(tokens * c.n_heads));
+  r.grad_query.resize(data.query.size());
+  r.grad_key_value.resize(data.key_value.size());
+  std::vector<double> grad_bias(data.grad_bias.begin(), data.grad_bias.end());
+  // Rows of a head's columns as doubles, and back.
+  const auto rows_of = [&](auto columns, index_t first, index_t count, index_t head) {
+    std::vector<double> result;
+    for (index_t i = first; i < first + count; ++i) {
+      const float* const row = columns.row(i).data + head * c.d_kv;
+      result.insert(result.end(), row, row + c.d_kv);
+    }
+    return result;
+  };
+  const auto keep = [&](const std::vector<double>& from, auto columns, index_t first, index_t head) {
+    for (std::size_t i = 0; i < from.size(); ++i)
+      columns.row(first + static_cast<index_t>(i / cols))
+          .data[head * c.d_kv + static_cast<index_t>(i % cols)] = static_cast<float>(from[i]);
+  };
+  const auto queries_of = [&](auto* values) { return matrix_view(values, tokens, data.inner_dim); };
+  for (std::size_t b = 0; b < c.queries.size(); ++b) {
+    const index_t n = c.queries[b];
+    const index_t m = c.keys[b];
+    const index_t first_query = data.queries.offsets()[b];
+    const index_t first_key = data.keys.offsets()[b];
+    for (index_t head = 0; head < c.n_heads; ++head) {
+      const auto q = rows_of(queries_of(data.query.data()), first_query, n, head);
+      const auto grad_out = rows_of(queries_of(data.grad_context.data()), first_query, n, head);
+      const auto k = rows_of(data.key_columns(data.key_value.data()), first_key, m, head);
+      const auto v = rows_of(data.value_columns(data.key_value.data()), first_key, m, head);
+      std::vector<double> context(q.size());
+      std::vector<double> grad_q(q.size());
+      std::vector<double> grad_k(k.size());
+      std::vector<double> grad_v(v.size());
+      const auto dot = [&](const std::vector<double>& a, index_t i, const std::vector<double>& other,
+                           index_t j) {
+        const double* const x = a.data() + i * c.d_kv;
+        const double* const y = other.data() + j * c.d_kv;
+        return std::inner_product(x, x + c.d_kv, y, 0.0);
+      };
+      const auto add = [&](std::vector<double>& to, index_t i, double factor, const std::vector<double>& from,
+                           index_t j) {
+        for (index_t d = 0; d < c.d_kv; ++d)
+          to[static_cast<std::size_t>(i * c.d_kv + d)] +=
+              factor * from[static_cast<std::size_t>(j * c.d_kv + d)];
+      };
+      for (index_t i = 0; i < n; ++i) {
+        const index_t visible = c.mask == attention_mask::causal ? std::min(m, i + 1) : m;
+        const auto bias_place = [&](index_t j) {
+          const index_t bucket =
+              relative_position_bucket(j - i, c.mask == attention_mask::full, c.n_buckets, c.max_distance);
+          return static_cast<std::size_t>(bucket * c.n_heads + head);
+        };
+        std::vector<double> p;
+        double maximum = -std::numeric_limits<double>::infinity();
+        for (index_t j = 0; j < visible; ++j) {
+          p.push_back(dot(q, i, k, j) + (c.has_bias ? static_cast<double>(data.bias[bias_place(j)]) : 0.0));
+          maximum = std::max(maximum, p.back());
+        }
+        double total = 0.0;
+        for (double& score : p) total += score = std::exp(score - maximum);
+        const index_t token = first_query + i;
+        r.log_sum_exp[static_cast<std::size_t>(token * c.n_heads + head)] =
+            visible > 0 ? static_cast<float>(maximum + std::log(total)) : 0.0F;
+        std::vector<double> grad_p;
+        double row_sum = 0.0;
+        for (index_t j = 0; j < visible; ++j) {
+          p[static_cast<std::size_t>(j)] /= total;
+          const std::uint32_t lane = dropout.for_head(head).lanes(
+              data.queries.rows()[static_cast<std::size_t>(token)],
+              data.queries.positions()[static_cast<std::size_t>(token)],
+              static_cast<std::uint32_t>(j / 4))[static_cast<std::size_t>(j % 4)];
+          const double multiplier = !dropout.active()             ? 1.0
+                                    : lane >= dropout.threshold() ? static_cast<double>(dropout.scale())
+                                                                  : 0.0;
+          const double weight = p[static_cast<std::size_t>(j)] * multiplier;
+          add(context, i, weight, v, j);
+          add(grad_v, j, weight, grad_out, i);
+          grad_p.push_back(dot(grad_out, i, v, j) * multiplier);
+          row_sum += p[static_cast<std::size_t>(j)] * grad_p.back();
+        }
+        for (index_t j = 0; j < visible; ++j) {
+          const double grad_score =
+              p[static_cast<std::size_t>(j)] * (grad_p[static_cast<std::size_t>(j)] - row_sum);
+          add(grad_q, i, grad_score, k, j);
+          add(grad_k, j, grad_score, q, i);
+          if (c.has_bias) grad_bias[bias_place(j)] += grad_score;
+        }
+      }
+      keep(context, queries_of(r.context.data()), first_query, head);
+      keep(grad_q, queries_of(r.grad_query.data()), first_query, head);
+      keep(grad_k, data.key_columns(r.grad_key_value.data()), first_key, head);
+      keep(grad_v, data.value_columns(r.grad_key_value.data()), first_key, head);
+    }
+  }
+  r.grad_bias.assign(grad_bias.begin(), grad_bias.end());
+  return r;
+}
+
 /// Backward starts from `expected`'s context: another rounding of it would be multiplied where gradients
 /// cancel.
 template <element T>
@@ -174,9 +282,9 @@ attention_results<T> on_the_device(device_machine& machine, const attention_case
           grad_bias.download()};
 }
 
-// Sums of up to a few hundred products of numbers near one, in another order; in 16-bit types the GPU rounds
-// probabilities and score gradients (of up to |grad_context . value|, ten or so) to T before their products,
-// the CPU does not.
+// Sums of up to a few hundred products of numbers near one: fp32 against sums in double; 16-bit types against
+// the CPU, where the GPU rounds probabilities and score gradients (of up to |grad_context . value|, ten or
+// so) to T before their products and the CPU does not.
 template <element T>
 constexpr double attention_tolerance = std::same_as<T, float>     ? 4e-5
                                        : std::same_as<T, float16> ? 8e-3
@@ -194,7 +302,12 @@ void compare(const attention_case& c, double tolerance = attention_tolerance<T>)
                     256)));
   const attention_data<T> data(c);
   const dropout_pair dropout(c.dropout);
-  const attention_results<T> expected = on_the_host<T>(host, c, data, dropout.host());
+  const attention_results<T> expected = [&] {
+    if constexpr (std::same_as<T, float>)
+      return in_double(c, data, dropout.host());
+    else
+      return on_the_host<T>(host, c, data, dropout.host());
+  }();
   const attention_results<T> got = on_the_device<T>(device, c, data, dropout.device(), expected);
   CHECK(largest_difference(got.context, expected.context) < tolerance);
   CHECK(largest_difference(got.log_sum_exp, expected.log_sum_exp) < 1e-5);

@@ -152,13 +152,14 @@ __device__ void multiply_rows(const attention_rows<T, D, InRegisters>& own, cons
   } else {
     // Four neighbours of the depth a lane: as good an order as the instruction's, for both operands.
     const int row = lane / 8 * 4 + lane / 4 % 2;
-    float large[2][4] = {};
+    float sums[2][4] = {};
     float small[2][4] = {};
 #pragma unroll 2
     for (int k = 0; k < D / 16; ++k) {
       const int unit = 4 * k + lane % 4;
       float a[2][4];
       float b[2][4];
+      float large[2][4] = {};
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         load_pack(own.rows + tile::offset(lane / 4 + 8 * i, unit), a[i]);
@@ -170,11 +171,13 @@ __device__ void multiply_rows(const attention_rows<T, D, InRegisters>& own, cons
 #pragma unroll
         for (int i = 0; i < 2; ++i) multiply_add_fp32(large[i], small[i], rows, b[i][c], b[i][c + 1]);
       }
+#pragma unroll
+      for (int e = 0; e < 8; ++e) sums[e / 4][e % 4] += large[e / 4][e % 4];
     }
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
       const int place = e / 4 * 2 + e % 2;
-      scores[e] = large[e / 2 % 2][place] + small[e / 2 % 2][place];
+      scores[e] = sums[e / 2 % 2][place] + small[e / 2 % 2][place];
     }
   }
 }
