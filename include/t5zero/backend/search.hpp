@@ -139,8 +139,14 @@ struct search_arrays {
   std::int32_t* parents = nullptr;       ///< the beam at the position before
   std::int32_t* final_tokens = nullptr;  ///< [rows], by place of a hypothesis: its last token
   std::int32_t* final_beams = nullptr;   ///< [rows]: the beam that it ended
+  /// [sentences], in memory that the program may read meanwhile: 1 from when one is closed; null: none.
+  std::int32_t* closed = nullptr;
 
   [[nodiscard]] T5ZERO_HOST_DEVICE constexpr index_t rows() const { return sentences * beams; }
+  /// Sentence b has been closed.
+  T5ZERO_HOST_DEVICE void tell_closed(index_t b) const {
+    if (closed != nullptr) closed[b] = 1;
+  }
 };
 
 namespace detail {
@@ -178,12 +184,15 @@ T5ZERO_HOST_DEVICE inline void extend_greedy(const search_arrays& search, const 
   search_sentence& state = search.states[b];
   if (!(score - score == 0.0F)) {  // not finite
     state.failed = state.closed = 1;
+    search.tell_closed(b);
     return;
   }
   const index_t length = state.length;
   extend_row(search, b, 0, length, 0, id);
   state.length = static_cast<std::int32_t>(length) + 1;
-  if (id == rules.end_id || length + 1 >= rules.max_length) state.closed = 1;
+  if (id != rules.end_id && length + 1 < rules.max_length) return;
+  state.closed = 1;
+  search.tell_closed(b);
 }
 /// What choose_beams' `keep` is for a search in arrays.
 struct keep_end {

@@ -22,11 +22,11 @@ namespace t5zero::model {
 class device_search {
  public:
   /// sentences: at most. arena: the backend's memory. host: search_host_bytes(sentences) that the backend
-  /// copies to.
+  /// writes to.
   device_search(std::byte* arena, std::byte* host, const generation_plan& plan, index_t sentences,
                 const generation_shape& largest)
       : arena_(arena),
-        host_(host),
+        closed_(reinterpret_cast<std::int32_t*>(host)),
         plan_(&plan),
         max_sentences_(sentences),
         max_length_(largest.max_length),
@@ -35,7 +35,7 @@ class device_search {
     tokens_.reserve(static_cast<std::size_t>(max_length_));
   }
 
-  /// The block that a search of this batch begins with; it goes to start_place().
+  /// The block that a search of this batch begins with; it goes to start_place(). No search runs meanwhile.
   std::span<const std::byte> start(const batch_view& batch, const generation_options& options) {
     sentences_ = batch.source.batch;
     beams_ = options.num_beams;
@@ -47,6 +47,7 @@ class device_search {
     std::memcpy(start_.data() + places().rules.offset, &rules, sizeof(rules));
     fill_penalties(options, at<float>(start_.data(), places().penalties));
     std::fill_n(first.states, sentences_, search_sentence{});
+    std::fill_n(closed_, sentences_, 0);
     std::fill_n(first.finished, rows(), search_hypothesis{});
     auto* const first_source = at<index_t>(start_.data(), places().inputs.first_source);
     auto* const source_counts = at<index_t>(start_.data(), places().inputs.source_counts);
@@ -82,14 +83,9 @@ class device_search {
     return step;
   }
 
-  /// Where the sentences' states are copied to, in turn: copy < search_host_copies.
-  [[nodiscard]] search_sentence* states_on_host(index_t copy) const {
-    return reinterpret_cast<search_sentence*>(host_) + copy * max_sentences_;
-  }
-  [[nodiscard]] bool all_closed(index_t copy) const {
-    const search_sentence* const states = states_on_host(copy);
-    return std::all_of(states, states + sentences_,
-                       [](const search_sentence& state) { return state.closed != 0; });
+  /// Are all sentences closed? Says so at the latest when the steps that closed them have been waited for.
+  [[nodiscard]] bool all_closed() const {
+    return std::all_of(closed_, closed_ + sentences_, [](std::int32_t closed) { return closed != 0; });
   }
 
   /// The whole block, to which the result is copied before read().
@@ -148,11 +144,12 @@ class device_search {
     search.parents = at<std::int32_t>(block, places().parents);
     search.final_tokens = at<std::int32_t>(block, places().final_tokens);
     search.final_beams = at<std::int32_t>(block, places().final_beams);
+    search.closed = closed_;
     return search;
   }
 
   std::byte* arena_;
-  std::byte* host_;
+  std::int32_t* closed_;
   const generation_plan* plan_;
   index_t max_sentences_;
   index_t max_length_;

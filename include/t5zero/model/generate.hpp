@@ -123,7 +123,6 @@ class generator {
     batch_view shape = staged;
     shape.target.tokens = rows;
     shape.target.max_length = search.beams;
-    constexpr index_t copies = search_host_copies;
     for (index_t turn = 0; turn * SearchSteps < options.max_length - 1; ++turn) {
       device.replay(step_kind::search, shape, [&] {
         for (index_t i = 0; i < SearchSteps; ++i) {
@@ -136,12 +135,10 @@ class generator {
           Ops::advance_search(device.main(), search, scores, ids);
         }
       });
-      Ops::to_host_later(device.main(), search.states, device_search_.states_on_host(turn % copies),
-                         search.sentences * search_sentence_bytes);
-      device.mark(turn % copies);
+      device.mark(turn % 2);
       if (turn == 0) continue;
-      device.wait_for((turn - 1) % copies);
-      if (device_search_.all_closed((turn - 1) % copies)) break;
+      device.wait_for((turn - 1) % 2);
+      if (device_search_.all_closed()) break;
     }
     const std::span<std::byte> end = device_search_.end_block();
     Ops::to_host(device.main(), device_search_.start_place(), end.data(), static_cast<index_t>(end.size()));

@@ -83,11 +83,9 @@ struct search_slices {
     bytes = builder.high_water();
   }
 };
-/// Copies of a search's states that may be on their way to the program.
-inline constexpr index_t search_host_copies = 2;
-/// Memory of the host for them.
+/// Memory of the host where a search tells which of its sentences are closed: int32 [sentences].
 constexpr index_t search_host_bytes(index_t sentences) {
-  return search_host_copies * sentences * search_sentence_bytes;
+  return sentences * 4;
 }
 
 struct generation_plan {

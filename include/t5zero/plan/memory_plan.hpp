@@ -65,7 +65,7 @@ struct memory_plan {
   // Memory of the host that the device copies from and to; the CPU backend needs the outcomes alone.
   slice outcomes;      ///< [updates in flight] update_outcome, then loss_sums [micro_batches]
   slice host_batches;  ///< batches on their way to the device
-  slice host_search;   ///< states of a search on their way to the program
+  slice host_search;   ///< where a search tells which sentences are closed
   index_t host_bytes = 0;
   dtype gradient_type = dtype::f32;
 

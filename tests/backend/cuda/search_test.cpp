@@ -46,9 +46,11 @@ class search_pair {
     parents_.resize(cells, -1);
     final_tokens_.resize(rows, -1);
     final_beams_.resize(rows, -1);
+    closed_.resize(states_.size());
     host_ = {sentences,        rules.beams,    stride_,         rules_.data(),        states_.data(),
              finished_.data(), scores_.data(), ids_.data(),     cache_rows_.data(),   keys_.data(),
-             counts_.data(),   tokens_.data(), parents_.data(), final_tokens_.data(), final_beams_.data()};
+             counts_.data(),   tokens_.data(), parents_.data(), final_tokens_.data(), final_beams_.data(),
+             closed_.data()};
     d_states_ = on_device(states_);
     d_finished_ = on_device(finished_);
     d_scores_ = on_device(scores_);
@@ -60,6 +62,7 @@ class search_pair {
     d_parents_ = on_device(parents_);
     d_final_tokens_ = on_device(final_tokens_);
     d_final_beams_ = on_device(final_beams_);
+    d_closed_ = on_device(closed_);
     device_ = {sentences,
                rules.beams,
                stride_,
@@ -74,7 +77,8 @@ class search_pair {
                d_tokens_.data(),
                d_parents_.data(),
                d_final_tokens_.data(),
-               d_final_beams_.data()};
+               d_final_beams_.data(),
+               d_closed_.data()};
   }
 
   [[nodiscard]] const t5zero::search_arrays& host() const { return host_; }
@@ -92,6 +96,8 @@ class search_pair {
     REQUIRE(d_parents_.download() == parents_);
     REQUIRE(d_final_tokens_.download() == final_tokens_);
     REQUIRE(d_final_beams_.download() == final_beams_);
+    REQUIRE(d_closed_.download() == closed_);
+    for (std::size_t b = 0; b < states_.size(); ++b) REQUIRE(closed_[b] == states_[b].closed);
   }
   [[nodiscard]] index_t closed() const {
     index_t result = 0;
@@ -106,13 +112,14 @@ class search_pair {
   std::vector<t5zero::search_rules> rules_;
   std::vector<t5zero::search_sentence> states_;
   std::vector<t5zero::search_hypothesis> finished_;
-  std::vector<std::int32_t> ids_, tokens_, parents_, final_tokens_, final_beams_;
+  std::vector<std::int32_t> ids_, tokens_, parents_, final_tokens_, final_beams_, closed_;
   std::vector<index_t> cache_rows_, keys_, counts_;
   device_array<float> device_penalties_{0}, d_scores_{0};
   device_array<t5zero::search_rules> device_rules_{0};
   device_array<t5zero::search_sentence> d_states_{0};
   device_array<t5zero::search_hypothesis> d_finished_{0};
-  device_array<std::int32_t> d_ids_{0}, d_tokens_{0}, d_parents_{0}, d_final_tokens_{0}, d_final_beams_{0};
+  device_array<std::int32_t> d_ids_{0}, d_tokens_{0}, d_parents_{0}, d_final_tokens_{0}, d_final_beams_{0},
+      d_closed_{0};
   device_array<index_t> d_cache_rows_{0}, d_keys_{0}, d_counts_{0};
   t5zero::search_arrays host_, device_;
 };

@@ -171,15 +171,12 @@ struct operations {
     *result = sums;
   }
 
-  // Between the program's memory and the backend's; the second waits, the third, to host_memory, does not.
+  // Between the program's memory and the backend's; the second waits.
   static void from_host(execution& /*e*/, const void* from, void* to, index_t bytes) {
     std::memcpy(to, from, static_cast<std::size_t>(bytes));
   }
   static void to_host(execution& /*e*/, const void* from, void* to, index_t bytes) {
     std::memcpy(to, from, static_cast<std::size_t>(bytes));
-  }
-  static void to_host_later(execution& e, const void* from, void* to, index_t bytes) {
-    to_host(e, from, to, bytes);
   }
 
   static void begin_micro_batch(execution& /*e*/, const update_settings& settings, step_state* state,

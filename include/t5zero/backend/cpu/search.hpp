@@ -56,7 +56,10 @@ inline void advance_search(execution& /*execution*/, const search_arrays& search
     const index_t count = std::min(2 * beams, static_cast<index_t>(merged.size()));
     choose_beams(rules, state.length, search_penalties::of(rules, state.length), merged.data(), count, state,
                  search.finished + b * beams, chosen.data(), t5zero::detail::keep_end{search, b});
-    if (state.closed != 0) continue;
+    if (state.closed != 0) {
+      search.tell_closed(b);
+      continue;
+    }
     const index_t length = state.length++;
     for (std::size_t k = 0; k < chosen.size(); ++k)
       parents[k] = merged[static_cast<std::size_t>(chosen[k])].beam;

@@ -129,7 +129,7 @@ struct operations {
   static void sum_losses(execution& e, matrix_view<const double> row_loss, const std::int32_t* labels,
                          loss_sums* sums);
 
-  // Between the program's memory and the device's; the second waits, the third, to host_memory, does not.
+  // Between the program's memory and the device's; the second waits.
   static void from_host(execution& e, const void* from, void* to, index_t bytes) {
     e.note_barrier();
     check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, e.stream()));
@@ -138,10 +138,6 @@ struct operations {
     e.note_barrier();
     check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost, e.stream()));
     check(cudaStreamSynchronize(e.stream()));
-  }
-  static void to_host_later(execution& e, const void* from, void* to, index_t bytes) {
-    e.note_barrier();
-    check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost, e.stream()));
   }
 
   // kernels/step.cuh; see optim/update_step.hpp

@@ -280,6 +280,8 @@ __global__ void __launch_bounds__(Threads)
     if (state.closed == 0) {
       ++state.length;
       for (int k = 0; k < beams; ++k) parents[k] = merged[chosen[k]].beam;
+    } else {
+      search.tell_closed(b);
     }
     search.states[b] = state;
   }
