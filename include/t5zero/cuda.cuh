@@ -3,6 +3,7 @@
 #pragma once
 
 #include <t5zero/backend/cuda/kernels/operations.cuh>
+#include <t5zero/backend/cuda/kernels/row_attention.cuh>
 #include <t5zero/backend/cuda/kernels/row_matmul.cuh>
 #include <t5zero/backend/cuda/kernels/split_matmul.cuh>
 #include <t5zero/backend/cuda/kernels/token_matmul.cuh>

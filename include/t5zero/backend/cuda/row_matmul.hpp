@@ -1,6 +1,6 @@
 // The few rows of a generation step: their embedding, their products with a weight and what stands before and
-// after those, in one launch each: declarations that a plain C++ compiler reads. kernels/row_matmul.cuh
-// defines them; the library t5zero::kernels holds them.
+// after those, in one launch each: declarations that a plain C++ compiler reads. kernels/row_matmul.cuh and
+// row_attention.cuh define them; the library t5zero::kernels holds them.
 //
 // Products to 2^-21 (fp32; infinities, and numbers that TF32 rounds to them, give NaN) or exact (16-bit
 // elements), fp32 sums, in an order that depends on the depth alone. The depth is a multiple of 8; rows of
@@ -92,11 +92,48 @@ struct norm_rows_logits_arguments {
   launch_overlap overlap = launch_overlap::none;
 };
 
+/// Does norm_rows_attention take a cache? A block has three tiles of weights then; of fp32 ones, more blocks
+/// bring them faster.
+template <element T>
+inline constexpr bool adds_rows_keys = sizeof(T) == 2;
+/// Where the keys and values of rows go.
+template <element T>
+struct rows_cache {
+  matrix_view<T> data{};          ///< [any, 2 * n_heads * d_kv], keys beside values
+  const index_t* rows = nullptr;  ///< [rows]: which of `data`
+};
+/// context = attention of the queries rms_norm(x) weight^T (attention.query is not looked at).
+/// Without a cache, over keys that were there before the step began. With one, the rows' keys and values are
+/// stored there, and each row's last key is its own. All others, their names and counts are read early: what
+/// wrote them must be in front of a launch that waits before it lets the next begin, and that one in front of
+/// this. rows_embedding does so, and another of these with a cache.
+template <element T>
+struct norm_rows_attention_arguments {
+  matrix_view<const float> x;        ///< [rows, d_model]
+  vector_view<const T> norm_weight;  ///< [d_model]
+  float epsilon = 0.0F;
+  matrix_view<const T> weight;  ///< [n_heads * d_kv, d_model]; with a cache q's, k's and v's, one by one
+  rows_cache<T> cache;          ///< no data: none
+  decode_attention_inputs<T> attention;  ///< a bias only with a cache
+  matrix_view<T> context;                ///< [rows, n_heads * d_kv]
+  launch_overlap overlap = launch_overlap::none;
+};
+/// Does norm_rows_attention take them? The blocks of a cluster have a row each, and long rows of keys are
+/// read faster by more blocks. adds_keys: with a cache.
+template <element T>
+[[nodiscard]] constexpr bool attends_with_rows(index_t rows, index_t d_model, bool adds_keys,
+                                               const decode_attention_inputs<T>& in) {
+  return rows <= 8 && multiplies_rows(d_model, in.n_heads * in.d_kv, true) && in.d_kv > 0 &&
+         in.d_kv % 8 == 0 && in.d_kv <= 128 && in.keys.max_count <= 256 &&
+         (!adds_keys || (adds_rows_keys<T> && d_model <= 512));
+}
+
 /// Are there the clusters of blocks that a depth beyond 512 needs: compute capability 9.0 or above?
 template <element T>
 [[nodiscard]] bool row_clusters_work();
 
-/// out = table[ids]; a row of NaN for an id outside the table.
+/// out = table[ids]; a row of NaN for an id outside the table. With adds_rows_keys it waits before it lets
+/// the next launch begin.
 template <element T>
 struct rows_embedding_arguments {
   const std::int32_t* ids = nullptr;  ///< [rows]
@@ -114,5 +151,7 @@ template <element T>
 void rows_residual(execution& e, const rows_residual_arguments<T>& arguments);
 template <element T>
 void norm_rows_logits(execution& e, const norm_rows_logits_arguments<T>& arguments);
+template <element T>
+void norm_rows_attention(execution& e, const norm_rows_attention_arguments<T>& arguments);
 
 }  // namespace t5zero::cuda

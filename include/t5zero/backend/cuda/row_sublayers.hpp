@@ -39,16 +39,21 @@ struct row_sublayers : Base {
     if (!fuses_rows(shape, x.rows))
       return Base::self_attention_decode(e, shape, step, weights, cache, x, state, scratch, x_out);
     const index_t inner = shape.inner_dim();
-    const matrix_view<T> query = state.projected.column_block(0, inner);
-    project(e, shape, x, weights.norm, weights.qkv,
-            {.y = query, .scattered = cache, .scattered_rows = step.cache_rows});
     decode_attention_inputs<T> inputs = nn::detail::decode_inputs<T>(shape, step.self_keys);
-    inputs.query = query;
     inputs.key = cache.column_block(0, inner);
     inputs.value = cache.column_block(inner, inner);
     inputs.relative_bias = weights.relative_bias;
-    inputs.early = early_keys::all_but_last;  // `project` scatters: it has waited when it starts the next
-    operations<T>::decode_attention(e, inputs, state.context);
+    const rows_cache<T> own{cache, step.cache_rows};
+    if (attends_with_rows(x.rows, x.cols, true, inputs)) {
+      attend(e, shape, x, weights.norm, weights.qkv, own, inputs, state.context);
+    } else {
+      inputs.query = state.projected.column_block(0, inner);
+      inputs.early = early_keys::all_but_last;  // `project` scatters: it has waited when it starts the next
+      project(
+          e, shape, x, weights.norm, weights.qkv,
+          {.y = state.projected.column_block(0, inner), .scattered = own.data, .scattered_rows = own.rows});
+      operations<T>::decode_attention(e, inputs, state.context);
+    }
     add_to_stream(e, state.context, weights.o, x, x_out);
   }
 
@@ -59,13 +64,17 @@ struct row_sublayers : Base {
                                      const nn::sublayer_scratch<T>& scratch, matrix_view<float> x_out) {
     if (!fuses_rows(shape, x.rows))
       return Base::cross_attention_decode(e, shape, step, weights, key_value, x, state, scratch, x_out);
-    project(e, shape, x, weights.norm, weights.q, {.y = state.projected});
     decode_attention_inputs<T> inputs = nn::detail::decode_inputs<T>(shape, step.cross_keys);
-    inputs.query = state.projected;
     inputs.key = key_value.key;
     inputs.value = key_value.value;
     inputs.early = early_keys::all;
-    operations<T>::decode_attention(e, inputs, state.context);
+    if (attends_with_rows(x.rows, x.cols, false, inputs)) {
+      attend(e, shape, x, weights.norm, weights.q, {}, inputs, state.context);
+    } else {
+      project(e, shape, x, weights.norm, weights.q, {.y = state.projected});
+      inputs.query = state.projected;
+      operations<T>::decode_attention(e, inputs, state.context);
+    }
     add_to_stream(e, state.context, weights.o, x, x_out);
   }
 
@@ -115,6 +124,19 @@ struct row_sublayers : Base {
                             .weight = weight,
                             .target = target,
                             .overlap = overlap_of(e)});
+  }
+  /// context = the attention of norm(x) weight^T, whose keys and values go to `cache` if there is one.
+  static void attend(execution& e, const model_shape& shape, matrix_view<const float> x,
+                     vector_view<const T> norm, matrix_view<const T> weight, const rows_cache<T>& cache,
+                     const decode_attention_inputs<T>& attention, matrix_view<T> context) {
+    norm_rows_attention<T>(e, {.x = x,
+                               .norm_weight = norm,
+                               .epsilon = shape.epsilon,
+                               .weight = weight,
+                               .cache = cache,
+                               .attention = attention,
+                               .context = context,
+                               .overlap = overlap_of(e)});
   }
   /// x_out = x + a weight^T.
   static void add_to_stream(execution& e, matrix_view<const T> a, matrix_view<const T> weight,

@@ -26,4 +26,11 @@ __device__ inline void start_bulk_copy(void* to, const void* from, int bytes, st
 #endif
 }
 
+/// Brings bytes to the L2, for a copy that will come; of the same addresses and counts.
+__device__ inline void start_prefetch(const void* from, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
 }  // namespace t5zero::cuda::detail

@@ -2,9 +2,7 @@
 //
 // scatter_rows: to[rows[t]] = from[t]. decode_attention: context [rows, n_heads * d_kv] = softmax(q k^T +
 // bias) v, row by row, the keys named by a table or a range (decode_keys, backend/backend.hpp); the query's
-// position is that of its last key. One pass over keys and values: groups of lanes that span a key's columns
-// take keys in turn and keep a running softmax (Milakov and Gimelshein 2018), which a block of one (row,
-// head) brings together at the end.
+// position is that of its last key. A block takes one head of a row (attending_row.cuh).
 //
 // d_kv: a multiple of 8, at most 128. Rows of all matrices are aligned to 16 bytes. No aliasing. Overwrites;
 // deterministic; fp32 arithmetic. A row without keys has context 0.
@@ -15,7 +13,6 @@
 // heads, 1024 keys, fp16: 268 MB, 63 us; less where beams share their keys in the cache.
 #pragma once
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -24,6 +21,7 @@
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/kernels/attending_row.cuh>
 #include <t5zero/backend/cuda/kernels/element.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/relative_bias.cuh>
@@ -46,46 +44,17 @@ __global__ void scatter_rows_kernel(matrix_view<const T> from, const index_t* ro
       *reinterpret_cast<const uint4*>(from.data + row * from.stride + column);
 }
 
-/// The softmax of some keys: scores times log2(e), relative to `maximum`.
-template <int Columns>
-struct running_softmax {
-  float maximum = -INFINITY;
-  float total = 0.0F;
-  float sums[Columns] = {};
-
-  __device__ void rescale(float next) {
-    const float factor = next == -INFINITY ? 0.0F : power_of_two(maximum - next);
-    maximum = next;
-    total *= factor;
-#pragma unroll
-    for (float& sum : sums) sum *= factor;
-  }
-};
-
-/// Grid: heads x rows. Lanes: of the group that takes a key, 16 bytes of its columns each. Keys: that a group
-/// has under way at a time. LastIsLate: early_keys::all_but_last.
+/// Grid: heads x rows. LastIsLate: early_keys::all_but_last.
 template <element T, int Lanes, int Threads, int Keys, bool LastIsLate>
 __global__ __launch_bounds__(Threads) void decode_attention_kernel(
-    const __grid_constant__ decode_attention_inputs<T> in, matrix_view<T> context,
+    const __grid_constant__ decode_attention_inputs<T> in, const __grid_constant__ matrix_view<T> context,
     const __grid_constant__ relative_buckets buckets) {
-  constexpr int unit = 16 / static_cast<int>(sizeof(T));
-  constexpr int groups = Threads / Lanes;
-  constexpr int warps = Threads / warp_size;
+  using attending = attending_row<T, Lanes, Threads, Keys, LastIsLate>;
   extern __shared__ float bias_by_distance[];  // [reach + 1], times log2(e)
-  __shared__ float2 shared_softmax[warps];     // maximum and total
-  __shared__ __align__(16) float shared_sums[warps][Lanes * unit];
-
-  const auto head = static_cast<index_t>(blockIdx.x);
-  const auto row = static_cast<index_t>(blockIdx.y);
-  const int lane = static_cast<int>(threadIdx.x) % Lanes;
-  const int group = static_cast<int>(threadIdx.x) / Lanes;
-  const int column = lane * unit;
-  const bool inside = column < static_cast<int>(in.d_kv);
-  const index_t own_columns = head * in.d_kv + (inside ? column : 0);
-  const auto max_count = static_cast<int>(in.keys.max_count);
-  constexpr int places = Keys + (LastIsLate ? 1 : 0);  // the last key has one of its own where it comes late
+  __shared__ typename attending::exchange shared;
   let_next_grid_start();
-
+  const index_t head = blockIdx.x;
+  const index_t row = blockIdx.y;
   const int reach = buckets.reach();
   const bool has_bias = in.relative_bias != nullptr;
   if (has_bias) {
@@ -95,118 +64,17 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
     }
   }
   if (in.early == early_keys::none) wait_for_previous_grid();
-
-  // What is read before the wait comes from the L2: the first-level cache may hold it as it was before
-  // kernels that this one has not waited for.
-  const bool has_table = in.keys.table != nullptr;
-  const index_t* const table = in.keys.table + (has_table ? row * in.keys.stride : 0);
-  const index_t first_key = has_table ? 0 : __ldcg(in.keys.first + row);
-  // Names of keys are read before it is known how many count: they are there up to max_count.
-  std::uint32_t at[Keys] = {};
-  const auto find_keys = [&](int first) {
-#pragma unroll
-    for (int i = 0; i < Keys; ++i) {
-      const int j = min(first + group + i * groups, max_count - 1);
-      at[i] = static_cast<std::uint32_t>(has_table ? __ldcg(table + j) : first_key + j);
-    }
-  };
-  if (max_count > 0) find_keys(0);
-  const int count = in.keys.counts == nullptr ? max_count : static_cast<int>(__ldcg(in.keys.counts + row));
-  // Keys that do not count are zeros and weigh nothing: branches would keep others from being under way.
-  pack<T, unit> keys[places] = {};
-  pack<T, unit> values[places] = {};
-  const auto load = [&](const matrix_view<const T>& from, std::uint32_t key, bool counts) {
-    const T* const place =
-        from.data + static_cast<index_t>(std::uint64_t{key} * static_cast<std::uint32_t>(from.stride)) +
-        own_columns;
-    pack<T, unit> result{};
-    if (counts) result = std::bit_cast<pack<T, unit>>(__ldcg(reinterpret_cast<const uint4*>(place)));
-    return result;
-  };
-  const auto read_key = [&](int i, std::uint32_t key, bool counts) {
-    keys[i] = load(in.key, key, counts);
-    values[i] = load(in.value, key, counts);
-  };
-  const int early_count = LastIsLate ? max(0, count - 1) : count;
-  const auto read_keys = [&](int first) {
-#pragma unroll
-    for (int i = 0; i < Keys; ++i) read_key(i, at[i], first + group + i * groups < early_count);
-  };
-  read_keys(0);
-  const bool has_last = LastIsLate && group == 0 && count > 0;
-  std::uint32_t last = 0;
-  if (has_last)
-    last = static_cast<std::uint32_t>(has_table ? __ldcg(table + count - 1) : first_key + count - 1);
+  attending block(in, static_cast<int>(head), static_cast<int>(row));
+  block.begin();
   if (in.early != early_keys::none) wait_for_previous_grid();
-  if constexpr (LastIsLate) read_key(Keys, last, has_last);
-  float query[unit] = {};
-  if (inside) load_pack(in.query.data + row * in.query.stride + own_columns, query);
+  if constexpr (LastIsLate) block.read_last();
+  float query[attending::unit] = {};
+  if (block.inside()) load_pack(in.query.data + row * in.query.stride + block.own_columns(), query);
 #pragma unroll
   for (float& q : query) q *= log2_e;
-
-  running_softmax<unit> softmax;
   if (has_bias) __syncthreads();
-  for (int first = 0; first == 0 ? count > 0 : first < early_count; first += groups * Keys) {
-    if (first > 0) read_keys(first);
-    if (first + groups * Keys < early_count) find_keys(first + groups * Keys);
-    float scores[places];
-    float next = softmax.maximum;
-#pragma unroll
-    for (int i = 0; i < places; ++i) {
-      const int j = i < Keys ? first + group + i * groups : count - 1;
-      const bool counts = i < Keys ? j < early_count : has_last && first == 0;
-      float dot = 0.0F;
-#pragma unroll
-      for (int c = 0; c < unit; ++c) dot += query[c] * to_float(keys[i].values[c]);
-#pragma unroll
-      for (int offset = Lanes / 2; offset > 0; offset /= 2) dot += __shfl_xor_sync(all_lanes, dot, offset);
-      if (has_bias) dot += bias_by_distance[max(0, min(count - 1 - j, reach))];
-      scores[i] = counts ? dot : -INFINITY;
-      next = fmaxf(next, scores[i]);
-    }
-    softmax.rescale(next);
-#pragma unroll
-    for (int i = 0; i < places; ++i) {
-      const float p = next == -INFINITY ? 0.0F : power_of_two(scores[i] - next);
-      softmax.total += p;
-#pragma unroll
-      for (int c = 0; c < unit; ++c) softmax.sums[c] += p * to_float(values[i].values[c]);
-    }
-  }
-
-  // Groups of a warp, then warps.
-#pragma unroll
-  for (int offset = Lanes; offset < warp_size; offset *= 2) {
-    softmax.rescale(fmaxf(softmax.maximum, __shfl_xor_sync(all_lanes, softmax.maximum, offset)));
-    softmax.total += __shfl_xor_sync(all_lanes, softmax.total, offset);
-#pragma unroll
-    for (float& sum : softmax.sums) sum += __shfl_xor_sync(all_lanes, sum, offset);
-  }
-  const int warp = static_cast<int>(threadIdx.x) / warp_size;
-  if (static_cast<int>(threadIdx.x) % warp_size < Lanes) {
-    if (lane == 0) shared_softmax[warp] = float2{softmax.maximum, softmax.total};
-    store_pack(shared_sums[warp] + column, softmax.sums);
-  }
-  __syncthreads();
-  if (static_cast<int>(threadIdx.x) >= Lanes || !inside) return;
-  float maximum = -INFINITY;
-#pragma unroll
-  for (int w = 0; w < warps; ++w) maximum = fmaxf(maximum, shared_softmax[w].x);
-  float total = 0.0F;
-  float sums[unit] = {};
-#pragma unroll
-  for (int w = 0; w < warps; ++w) {
-    const float factor = maximum == -INFINITY ? 0.0F : power_of_two(shared_softmax[w].x - maximum);
-    total += shared_softmax[w].y * factor;
-    float part[unit];
-    load_pack(shared_sums[w] + column, part);
-#pragma unroll
-    for (int c = 0; c < unit; ++c) sums[c] += part[c] * factor;
-  }
-  const float inverse = total > 0.0F ? 1.0F / total : 0.0F;
-#pragma unroll
-  for (float& sum : sums) sum *= inverse;
-  store_pack(context.data + row * context.stride + own_columns, sums);
+  block.attend(query, has_bias ? bias_by_distance : nullptr, reach);
+  block.store(shared, context);
 }
 
 template <class T>
@@ -237,12 +105,10 @@ void launch_decode_attention(execution& e, const decode_attention_inputs<T>& in,
     else
       submit(keys, std::false_type{});
   };
-  // A key costs instructions, there or not; long rows are worth more of them under way.
-  constexpr int many = 32 * static_cast<int>(sizeof(T)) / 16;
-  if (in.keys.max_count <= 256)
-    with_keys(std::integral_constant<int, many / 2>{});
+  if (in.keys.max_count <= long_row)
+    with_keys(std::integral_constant<int, many_keys<T> / 2>{});
   else
-    with_keys(std::integral_constant<int, many>{});
+    with_keys(std::integral_constant<int, many_keys<T>>{});
 }
 
 }  // namespace detail
@@ -280,14 +146,8 @@ void decode_attention(execution& e, const decode_attention_inputs<T>& in, matrix
   require(in.relative_bias == nullptr || in.max_distance <= 4096,
           "cuda::decode_attention: a max_distance of at most 4096");
   if (in.query.rows == 0 || in.n_heads == 0) return;
-  const index_t units = in.d_kv * static_cast<index_t>(sizeof(T)) / 16;
-  if (units <= 8) {
-    detail::launch_decode_attention<T, 8>(e, in, context);
-  } else if (units <= 16) {
-    detail::launch_decode_attention<T, 16>(e, in, context);
-  } else {
-    detail::launch_decode_attention<T, 32>(e, in, context);
-  }
+  detail::with_lanes<T>(in.d_kv,
+                        [&](auto lanes) { detail::launch_decode_attention<T, lanes()>(e, in, context); });
 }
 
 template <element T>

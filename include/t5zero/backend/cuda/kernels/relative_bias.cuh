@@ -39,10 +39,6 @@ struct relative_buckets {
 
 namespace detail {
 
-/// Scores and biases are kept times log2(e): powers of two cost one multiplication less.
-inline constexpr float log2_e = 1.4426950408889634F;
-inline constexpr float ln_2 = 0.6931471805599453F;
-
 constexpr relative_buckets search_relative_buckets(bool bidirectional, index_t n_buckets,
                                                    index_t max_distance) {
   relative_buckets result;

@@ -193,13 +193,15 @@ struct weight_tiles {
   __device__ void start(int tile, int stage) const {
     if (threadIdx.x >= warp_size) return;
     const int lane = static_cast<int>(threadIdx.x);
-    const int bytes = depth * static_cast<int>(sizeof(T));
-    const int rows = bytes == 0 ? 0 : max(0, min(feature_tile, features - tile * feature_tile));
-    if (lane == 0) arrive_and_expect(filled + stage, rows * bytes);
+    const int rows = rows_of(tile);
+    if (lane == 0) arrive_and_expect(filled + stage, rows * row_bytes());
     __syncwarp();
-    if (lane >= rows) return;
-    start_bulk_copy(place(stage, lane), data + static_cast<index_t>(tile * feature_tile + lane) * stride,
-                    bytes, filled + stage);
+    if (lane < rows) start_bulk_copy(place(stage, lane), row(tile, lane), row_bytes(), filled + stage);
+  }
+  /// Brings a tile to the L2, or what there is of it. All threads of the block call it.
+  __device__ void prefetch(int tile) const {
+    const auto lane = static_cast<int>(threadIdx.x);
+    if (lane < rows_of(tile)) start_prefetch(row(tile, lane), row_bytes());
   }
   /// Waits for the stage's tile number `turn`.
   __device__ void wait(int stage, int turn) const { wait_for_bytes(filled + stage, turn % 2); }
@@ -215,10 +217,50 @@ struct weight_tiles {
   }
 
  private:
+  [[nodiscard]] __device__ int row_bytes() const { return depth * static_cast<int>(sizeof(T)); }
+  [[nodiscard]] __device__ int rows_of(int tile) const {
+    return depth == 0 ? 0 : max(0, min(feature_tile, features - tile * feature_tile));
+  }
+  [[nodiscard]] __device__ const T* row(int tile, int i) const {
+    return data + static_cast<index_t>(tile * feature_tile + i) * stride;
+  }
   [[nodiscard]] static __device__ T* place(int stage, int feature) {
     return reinterpret_cast<T*>(dynamic_shared_memory()) + stage * stage_elements + feature * row_elements;
   }
 };
+
+/// What the warps of a block have of a tile's results, in shared memory. The stride: lanes store to different
+/// banks.
+inline constexpr int sums_stride = feature_tile + 4;
+template <int Tiles>
+using warp_sums = float[row_matmul_warps][Tiles * row_tile * sums_stride];
+
+/// This warp's depth of a tile that has come.
+template <element T, int Slabs, int Tiles, int Stages>
+__device__ void multiply_tile(const weight_tiles<T, Slabs, Stages>& weights, int stage,
+                              const row_operand<T, Slabs, Tiles>& operand, warp_sums<Tiles>& sums) {
+  row_sums<T, Tiles> own;
+#pragma unroll
+  for (int s = 0; s < Slabs; ++s) own.add(weights.take(stage, s), operand.values[s]);
+#pragma unroll
+  for (int t = 0; t < Tiles; ++t) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = t * row_tile + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
+      sums[threadIdx.x / warp_size][row * sums_stride + i / 2 * 8 + lane_row()] = own.total(t, i);
+    }
+  }
+}
+template <int Tiles>
+[[nodiscard]] __device__ float add_warps(const warp_sums<Tiles>& sums, int row, int feature) {
+  float total = 0.0F;
+#pragma unroll
+  for (int w = 0; w < row_matmul_warps; ++w) total += sums[w][row * sums_stride + feature];
+  return total;
+}
+
+/// Of a block with many tiles: those that it asks for before the wait, beside those on their way to it.
+inline constexpr int prefetched_tiles = 2;
 
 /// Blocks of a multiprocessor: more of them bring more kernels' weights while those in front run.
 template <int Slabs, int Tiles, class Result>
@@ -236,11 +278,10 @@ __global__ void __launch_bounds__(row_matmul_threads, blocks_at_once<Slabs, Tile
   static_assert(!(Divided && many_tiles), "a cluster exchanges the sums of one tile");
   constexpr int stages = many_tiles ? 2 : 1;
   constexpr int tile_rows = Tiles * row_tile;
-  constexpr int sums_stride = feature_tile + 4;  // lanes store to different banks
   static_assert(tile_rows * feature_tile <= row_matmul_threads, "a result a thread");
   // Sums of the warps; with many tiles, those of the one before may still be read.
   constexpr int buffers = many_tiles ? 2 : 1;
-  __shared__ float sums[buffers][row_matmul_warps][tile_rows * sums_stride];
+  __shared__ warp_sums<Tiles> sums[buffers];
   // Sums of the cluster's blocks, in the first one's memory.
   __shared__ float exchange[Divided ? 8 : 1][Divided ? tile_rows * feature_tile : 1];
   __shared__ std::uint64_t arrived;
@@ -254,7 +295,6 @@ __global__ void __launch_bounds__(row_matmul_threads, blocks_at_once<Slabs, Tile
   }
   const int first = rank * part_depth;
   const int depth = max(0, min(part_depth, static_cast<int>(weight.cols) - first));
-  const int warp = static_cast<int>(threadIdx.x) / warp_size;
   const auto features = static_cast<int>(weight.rows);
   __shared__ std::uint64_t filled[stages];
   const weight_tiles<T, Slabs, stages> weights{weight.data + first, weight.stride, features, depth, filled};
@@ -264,6 +304,9 @@ __global__ void __launch_bounds__(row_matmul_threads, blocks_at_once<Slabs, Tile
   __syncthreads();
 #pragma unroll
   for (int stage = 0; stage < stages; ++stage) weights.start(tile + stage * tile_step, stage);
+  if constexpr (many_tiles) {  // the memory is idle before the wait
+    for (int i = 0; i < prefetched_tiles; ++i) weights.prefetch(tile + (stages + i) * tile_step);
+  }
   const auto known = rows.template prepare<Slabs>();
   wait_for_previous_grid();
 
@@ -278,27 +321,14 @@ __global__ void __launch_bounds__(row_matmul_threads, blocks_at_once<Slabs, Tile
   for (int turn = 0;; ++turn) {
     const int stage = turn % stages;
     const int buffer = turn % buffers;
-    row_sums<T, Tiles> own;
     weights.wait(stage, turn / stages);
-#pragma unroll
-    for (int s = 0; s < Slabs; ++s) own.add(weights.take(stage, s), operand.values[s]);
-#pragma unroll
-    for (int t = 0; t < Tiles; ++t) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = t * row_tile + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
-        sums[buffer][warp][row * sums_stride + i / 2 * 8 + lane_row()] = own.total(t, i);
-      }
-    }
+    multiply_tile(weights, stage, operand, sums[buffer]);
     if constexpr (Divided) wait_for_cluster();
     __syncthreads();
     if constexpr (many_tiles) weights.start(tile + stages * tile_step, stage);
     float total = 0.0F;
     if (own_row < tile_rows) {
-#pragma unroll
-      for (int w = 0; w < row_matmul_warps; ++w)
-        total += sums[buffer][w][own_row * sums_stride + own_feature];
-      total *= rows.scale(row_squares, own_row);
+      total = add_warps<Tiles>(sums[buffer], own_row, own_feature) * rows.scale(row_squares, own_row);
       if constexpr (Divided) send_to_peer(&exchange[rank][threadIdx.x], 0, total, &arrived);
     }
     if constexpr (Divided) {
@@ -324,7 +354,7 @@ template <element T>
 __global__ void __launch_bounds__(row_threads)
     rows_embedding_kernel(const std::int32_t* ids, const __grid_constant__ matrix_view<const T> table,
                           const __grid_constant__ matrix_view<float> out) {
-  let_next_grid_start();
+  if constexpr (!adds_rows_keys<T>) let_next_grid_start();
   wait_for_previous_grid();
   const index_t row = blockIdx.x;
   const index_t id = ids[row];

@@ -80,6 +80,10 @@ __device__ inline void load_matrices_transposed(std::uint32_t (&to)[4], const vo
                : "memory");
 }
 
+/// Attention keeps scores and biases times log2(e): powers of two cost one multiplication less.
+inline constexpr float log2_e = 1.4426950408889634F;
+inline constexpr float ln_2 = 0.6931471805599453F;
+
 /// 2^x; results below the normal numbers are 0 (relative error at most 2^-22).
 [[nodiscard]] __device__ inline float power_of_two(float x) {
   float result;
