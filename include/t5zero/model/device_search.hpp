@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -85,7 +86,9 @@ class device_search {
 
   /// Are all sentences closed? Says so at the latest when the steps that closed them have been waited for.
   [[nodiscard]] bool all_closed() const {
-    return std::all_of(closed_, closed_ + sentences_, [](std::int32_t closed) { return closed != 0; });
+    return std::all_of(closed_, closed_ + sentences_, [](std::int32_t& closed) {
+      return std::atomic_ref<std::int32_t>(closed).load(std::memory_order_relaxed) != 0;
+    });
   }
 
   /// The whole block, to which the result is copied before read().

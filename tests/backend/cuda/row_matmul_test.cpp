@@ -76,7 +76,8 @@ TEMPLATE_TEST_CASE("cuda: products of few normed rows", "[cuda]", float, t5zero:
                                         {136, 12},
                                         {768, 2304},
                                         {1024, 3004},
-                                        {512, 9004}}) {
+                                        {512, 9004},
+                                        {24, 20004}}) {  // a block's tiles come round more than once
     for (const index_t rows : {index_t{1}, index_t{7}, index_t{8}, index_t{9}, index_t{16}}) {
       if (under_sanitizer() && rows != 7 && rows != 9) continue;
       CAPTURE(depth, features, rows);
@@ -187,6 +188,21 @@ TEMPLATE_TEST_CASE("cuda: products of few rows join the residual stream", "[cuda
       CHECK(largest_difference(out[1].download(), expected) < 6e-6);
     }
   }
+}
+
+TEST_CASE("cuda: products of few rows refuse a depth that no cluster takes", "[cuda]") {
+  if (!has_gpu()) return;
+  device_machine gpu;
+  const device_array<float> memory(8 * 4104);
+  const auto add = [&](index_t depth) {
+    t5zero::cuda::rows_residual<float>(gpu.main(), {.a = memory.matrix(1, depth),
+                                                    .weight = memory.matrix(4, depth),
+                                                    .x = memory.matrix(1, 4),
+                                                    .out = memory.matrix(1, 4),
+                                                    .overlap = t5zero::cuda::launch_overlap::none});
+  };
+  CHECK(!t5zero::cuda::multiplies_rows(4104, 4, /*is_normed=*/false));
+  CHECK_THROWS_AS(add(4104), t5zero::contract_error);
 }
 
 TEST_CASE("cuda: products of few rows with what is not finite, and at the ends of fp32", "[cuda]") {

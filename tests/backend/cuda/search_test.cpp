@@ -131,7 +131,7 @@ TEST_CASE("cuda: a search advances as on the CPU", "[cuda]") {
   device_machine gpu;
   host_machine cpu;
   for (const index_t beams : {index_t{1}, index_t{2}, index_t{4}, index_t{5}, index_t{16}}) {
-    if (under_sanitizer() && beams % 4 != 0) continue;
+    if (under_sanitizer() && beams != 1 && beams != 4) continue;
     for (const index_t bound : {index_t{0}, index_t{199}}) {
       for (const bool when_full : {false, true}) {
         CAPTURE(beams, bound, when_full);

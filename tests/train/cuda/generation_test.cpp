@@ -27,7 +27,8 @@ TEMPLATE_TEST_CASE(
   golden::add_row(batch, {9, 1}, {1});
   golden::add_row(batch, {9, 4, 8, 12, 15, 3, 1}, {1});
   const bool brief = t5zero_test::under_sanitizer();
-  for (const t5zero::index_t beams : {t5zero::index_t{1}, t5zero::index_t{4}, t5zero::index_t{6}}) {
+  // 3, 6, 12 and 18 rows
+  for (const t5zero::index_t beams : {1, 2, 4, 6}) {
     if (brief && beams == 4) continue;
     CAPTURE(beams);
     t5zero::generation_options options;

@@ -1,6 +1,6 @@
 // The few rows of a generation step: their embedding, their products with a weight and what stands before and
-// after those, in one launch each: declarations that a plain C++ compiler reads. kernels/row_matmul.cuh and
-// row_attention.cuh define them; the library t5zero::kernels holds them.
+// after those, in one launch each: declarations that a plain C++ compiler reads. kernels/row_matmul.cuh
+// defines them; the library t5zero::kernels holds them.
 //
 // Products to 2^-21 (fp32; infinities, and numbers that TF32 rounds to them, give NaN) or exact (16-bit
 // elements), fp32 sums, in an order that depends on the depth alone. The depth is a multiple of 8; rows of
@@ -12,7 +12,6 @@
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
-#include <t5zero/backend/cuda/token_matmul.hpp>
 #include <t5zero/core/integers.hpp>
 #include <t5zero/tensor/tensor_view.hpp>
 
@@ -20,8 +19,9 @@ namespace t5zero::cuda {
 
 /// Rows that one launch takes.
 inline constexpr index_t most_matmul_rows = 16;
-/// Features that rows which are normed have at most; other depths are divided into parts of at most half.
+/// Features that rows which are normed have at most; other depths are divided into parts.
 inline constexpr index_t most_row_depth = 1024;
+inline constexpr index_t most_part_depth = 512;
 
 /// The depth of a product, divided among the blocks of a cluster.
 struct row_division {
@@ -30,7 +30,7 @@ struct row_division {
 
   [[nodiscard]] static constexpr row_division of(index_t depth) {
     row_division result;
-    while (result.parts < 8 && ceil_div(depth, result.parts) > 512) result.parts *= 2;
+    while (result.parts < 8 && ceil_div(depth, result.parts) > most_part_depth) result.parts *= 2;
     result.depth = round_up(ceil_div(depth, result.parts), 8);
     return result;
   }
@@ -40,12 +40,12 @@ static_assert(row_division::of(2048).parts == 4 && row_division::of(512).parts =
 /// Can rows of this depth be multiplied by a weight of so many features? `is_normed`: they are normed first.
 [[nodiscard]] constexpr bool multiplies_rows(index_t depth, index_t features, bool is_normed) {
   return depth > 0 && depth % 8 == 0 && features % 4 == 0 &&
-         (is_normed ? depth <= most_row_depth : row_division::of(depth).depth <= 512);
+         (is_normed ? depth <= most_row_depth : row_division::of(depth).depth <= most_part_depth);
 }
 
 /// Shared memory of a block of norm_rows_logits: two tiles of 16 features, sums of the warps.
 [[nodiscard]] constexpr index_t row_logits_bytes(index_t element_bytes, index_t depth, index_t rows) {
-  const index_t tile_depth = depth <= 512 ? 512 : most_row_depth;
+  const index_t tile_depth = depth <= most_part_depth ? most_part_depth : most_row_depth;
   const index_t tile_rows = rows <= 8 ? 8 : 16;
   return 2 * 16 * (tile_depth + 16) * element_bytes + tile_rows * (2 * 8 * 20 + 8) * 4 + 1024;
 }
@@ -56,7 +56,7 @@ static_assert(row_logits_bytes(4, 512, 16) <= index_t{98} << 10 &&
 template <element T>
 struct rows_target {
   matrix_view<T> y;                         ///< [rows, the first features]
-  bool relu = false;                        ///< y = relu(product)
+  bool relu = false;                        ///< of all features
   matrix_view<T> scattered{};               ///< [any, the other features]; no data: there are no others
   const index_t* scattered_rows = nullptr;  ///< [rows]: which of `scattered` they go to
 };
@@ -92,43 +92,12 @@ struct norm_rows_logits_arguments {
   launch_overlap overlap = launch_overlap::none;
 };
 
-/// Does norm_rows_attention take a cache? A block has three tiles of weights then; of fp32 ones, more blocks
-/// bring them faster.
+/// Does norm_rows_attention (row_attention.hpp) take a cache? A block has three tiles of weights then; of
+/// fp32 ones, more blocks bring them faster.
 template <element T>
 inline constexpr bool adds_rows_keys = sizeof(T) == 2;
-/// Where the keys and values of rows go.
-template <element T>
-struct rows_cache {
-  matrix_view<T> data{};          ///< [any, 2 * n_heads * d_kv], keys beside values
-  const index_t* rows = nullptr;  ///< [rows]: which of `data`
-};
-/// context = attention of the queries rms_norm(x) weight^T (attention.query is not looked at).
-/// Without a cache, over keys that were there before the step began. With one, the rows' keys and values are
-/// stored there, and each row's last key is its own. All others, their names and counts are read early: what
-/// wrote them must be in front of a launch that waits before it lets the next begin, and that one in front of
-/// this. rows_embedding does so, and another of these with a cache.
-template <element T>
-struct norm_rows_attention_arguments {
-  matrix_view<const float> x;        ///< [rows, d_model]
-  vector_view<const T> norm_weight;  ///< [d_model]
-  float epsilon = 0.0F;
-  matrix_view<const T> weight;  ///< [n_heads * d_kv, d_model]; with a cache q's, k's and v's, one by one
-  rows_cache<T> cache;          ///< no data: none
-  decode_attention_inputs<T> attention;  ///< a bias only with a cache
-  matrix_view<T> context;                ///< [rows, n_heads * d_kv]
-  launch_overlap overlap = launch_overlap::none;
-};
-/// Does norm_rows_attention take them? The blocks of a cluster have a row each, and long rows of keys are
-/// read faster by more blocks. adds_keys: with a cache.
-template <element T>
-[[nodiscard]] constexpr bool attends_with_rows(index_t rows, index_t d_model, bool adds_keys,
-                                               const decode_attention_inputs<T>& in) {
-  return rows <= 8 && multiplies_rows(d_model, in.n_heads * in.d_kv, true) && in.d_kv > 0 &&
-         in.d_kv % 8 == 0 && in.d_kv <= 128 && in.keys.max_count <= 256 &&
-         (!adds_keys || (adds_rows_keys<T> && d_model <= 512));
-}
-
-/// Are there the clusters of blocks that a depth beyond 512 needs: compute capability 9.0 or above?
+/// Are there the clusters of blocks that a divided depth and norm_rows_attention need: compute capability 9.0
+/// or above?
 template <element T>
 [[nodiscard]] bool row_clusters_work();
 
@@ -151,7 +120,5 @@ template <element T>
 void rows_residual(execution& e, const rows_residual_arguments<T>& arguments);
 template <element T>
 void norm_rows_logits(execution& e, const norm_rows_logits_arguments<T>& arguments);
-template <element T>
-void norm_rows_attention(execution& e, const norm_rows_attention_arguments<T>& arguments);
 
 }  // namespace t5zero::cuda

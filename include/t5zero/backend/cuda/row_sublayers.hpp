@@ -3,12 +3,11 @@
 // busy longer than launches take, are composed as Base does it.
 #pragma once
 
-#include <utility>
-
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/current_device.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/operations.hpp>
+#include <t5zero/backend/cuda/row_attention.hpp>
 #include <t5zero/backend/cuda/row_matmul.hpp>
 #include <t5zero/nn/decode.hpp>
 #include <t5zero/nn/feed_forward.hpp>
@@ -67,12 +66,12 @@ struct row_sublayers : Base {
     decode_attention_inputs<T> inputs = nn::detail::decode_inputs<T>(shape, step.cross_keys);
     inputs.key = key_value.key;
     inputs.value = key_value.value;
-    inputs.early = early_keys::all;
     if (attends_with_rows(x.rows, x.cols, false, inputs)) {
       attend(e, shape, x, weights.norm, weights.q, {}, inputs, state.context);
     } else {
       project(e, shape, x, weights.norm, weights.q, {.y = state.projected});
       inputs.query = state.projected;
+      inputs.early = early_keys::all;
       operations<T>::decode_attention(e, inputs, state.context);
     }
     add_to_stream(e, state.context, weights.o, x, x_out);

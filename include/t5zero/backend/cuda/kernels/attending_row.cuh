@@ -1,33 +1,21 @@
 // One row's attention to its keys, as a block of threads does it in one pass: groups of lanes that span a
 // key's columns take keys in turn and keep a running softmax (Milakov and Gimelshein 2018); the block brings
-// them together at its end. Keys and their names can be read before the query is there.
+// them together at its end. Keys and their names can be read before the query is there. Scores that are not
+// numbers weigh nothing.
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/kernels/element.cuh>
-#include <t5zero/backend/cuda/kernels/tensor_core.cuh>
+#include <t5zero/backend/cuda/kernels/softmax.cuh>
+#include <t5zero/core/error.hpp>
 
 namespace t5zero::cuda::detail {
-
-/// The softmax of some keys: scores times log2(e), relative to `maximum`.
-template <int Columns>
-struct running_softmax {
-  float maximum = -INFINITY;
-  float total = 0.0F;
-  float sums[Columns] = {};
-
-  __device__ void rescale(float next) {
-    const float factor = next == -INFINITY ? 0.0F : power_of_two(maximum - next);
-    maximum = next;
-    total *= factor;
-#pragma unroll
-    for (float& sum : sums) sum *= factor;
-  }
-};
 
 /// Lanes: of the group that takes a key, 16 bytes of its columns each. Keys: that a group has under way at a
 /// time. LastIsLate: the last key has a place of its own, since it may come later than the others.
@@ -206,6 +194,8 @@ class attending_row {
   running_softmax<unit> softmax_;
 };
 
+/// Of a block.
+inline constexpr int attending_threads = 256;
 /// Calls use(integral_constant<int, lanes of a group>): those that span 64 columns, or 128.
 template <element T, class Use>
 void with_lanes(index_t d_kv, const Use& use) {
@@ -215,9 +205,33 @@ void with_lanes(index_t d_kv, const Use& use) {
   else
     use(std::integral_constant<int, 2 * lanes>{});
 }
-/// Keys that a group has under way: one costs instructions, there or not, but long rows are worth more.
+/// Keys that a group has under way in rows of more than `long_row` keys; in others half of them, as each
+/// costs instructions, there or not.
 template <element T>
 inline constexpr int many_keys = 32 * static_cast<int>(sizeof(T)) / 16;
 inline constexpr index_t long_row = 256;
+
+template <class T>
+void check_cache_rows(const matrix_view<T>& view, index_t cols) {
+  require(view.cols == cols && (view.rows == 0 || (view.stride * static_cast<index_t>(sizeof(T)) % 16 == 0 &&
+                                                   reinterpret_cast<std::uintptr_t>(view.data) % 16 == 0)),
+          "cuda: matrices of a generation's attention are [rows, n_heads * d_kv], rows aligned to 16 bytes");
+}
+/// Throws contract_error for what attending_row does not take.
+template <element T>
+void check_attending(const decode_attention_inputs<T>& in, const matrix_view<T>& context) {
+  const index_t inner_dim = in.n_heads * in.d_kv;
+  require(in.d_kv > 0 && in.d_kv <= 128 && in.d_kv % 8 == 0,
+          "cuda: a generation's attention: d_kv is a multiple of 8, at most 128");
+  check_cache_rows(in.key, inner_dim);
+  check_cache_rows(in.value, inner_dim);
+  check_cache_rows(context, inner_dim);
+  constexpr auto most = index_t{std::numeric_limits<std::uint32_t>::max()};
+  require(in.key.rows <= most && in.key.stride <= most && in.value.stride <= most && in.n_heads <= 65535,
+          "cuda: a generation's attention: a cache of fewer than 2^32 rows, strides below that, and at most "
+          "65535 heads");
+  require(in.relative_bias == nullptr || in.max_distance <= 4096,
+          "cuda: a generation's attention: a max_distance of at most 4096");
+}
 
 }  // namespace t5zero::cuda::detail

@@ -16,6 +16,7 @@
 #include <t5zero/backend/cuda/kernels/element.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/relative_bias.cuh>
+#include <t5zero/backend/cuda/kernels/softmax.cuh>
 #include <t5zero/backend/cuda/kernels/tensor_core.cuh>
 
 namespace t5zero::cuda::detail {

@@ -19,8 +19,7 @@
 // Deterministic: a sum's order depends on the depth alone. No workspace.
 //
 // On an H200, in a step of t5-small in fp32 (how much later it ends than the kernel in front), 4 and 16 rows:
-// qkv 2.1 and 3.5 us, q 1.8 and 3.1, o 2.1 and 2.3, wi 2.3 and 3.5, wo 2.6 and 4.1; the head (65.8 MB) 16.6
-// and 25.2.
+// qkv 2.2 and 3.4 us, o 1.7 and 2.5, wi 2.4 and 3.6, wo 2.3 and 3.7; the head (65.8 MB) 15.5 and 18.
 #pragma once
 
 #include <algorithm>
@@ -231,9 +230,9 @@ struct weight_tiles {
 
 /// What the warps of a block have of a tile's results, in shared memory. The stride: lanes store to different
 /// banks.
-inline constexpr int sums_stride = feature_tile + 4;
+inline constexpr int row_sums_stride = feature_tile + 4;
 template <int Tiles>
-using warp_sums = float[row_matmul_warps][Tiles * row_tile * sums_stride];
+using warp_sums = float[row_matmul_warps][Tiles * row_tile * row_sums_stride];
 
 /// This warp's depth of a tile that has come.
 template <element T, int Slabs, int Tiles, int Stages>
@@ -247,7 +246,7 @@ __device__ void multiply_tile(const weight_tiles<T, Slabs, Stages>& weights, int
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int row = t * row_tile + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
-      sums[threadIdx.x / warp_size][row * sums_stride + i / 2 * 8 + lane_row()] = own.total(t, i);
+      sums[threadIdx.x / warp_size][row * row_sums_stride + i / 2 * 8 + lane_row()] = own.total(t, i);
     }
   }
 }
@@ -255,9 +254,18 @@ template <int Tiles>
 [[nodiscard]] __device__ float add_warps(const warp_sums<Tiles>& sums, int row, int feature) {
   float total = 0.0F;
 #pragma unroll
-  for (int w = 0; w < row_matmul_warps; ++w) total += sums[w][row * sums_stride + feature];
+  for (int w = 0; w < row_matmul_warps; ++w) total += sums[w][row * row_sums_stride + feature];
   return total;
 }
+
+static_assert(weight_tiles<float, 4, 1>::most_depth == most_part_depth &&
+              weight_tiles<float, 8, 1>::most_depth == most_row_depth);
+template <element T, int Slabs, int Tiles>
+inline constexpr bool logits_fit = weight_tiles<T, Slabs, 2>::shared_bytes +
+                                       index_t{sizeof(warp_sums<Tiles>[2])} <=
+                                   row_logits_bytes(sizeof(T), weight_tiles<T, Slabs, 2>::most_depth,
+                                                    Tiles* row_tile);
+static_assert(logits_fit<float, 4, 1> && logits_fit<float, 8, 2> && logits_fit<float16, 4, 2>);
 
 /// Of a block with many tiles: those that it asks for before the wait, beside those on their way to it.
 inline constexpr int prefetched_tiles = 2;
@@ -379,7 +387,8 @@ template <element T, class... Views>
 template <element T, class Rows, class Result>
 void row_matmul(execution& e, const matrix_view<const T>& weight, const Rows& rows, const Result& result,
                 index_t row_count, const row_division& division, launch_overlap overlap) {
-  require(row_count <= most_matmul_rows && weight.cols % 8 == 0 && division.depth <= most_row_depth,
+  require(row_count <= most_matmul_rows && weight.cols % 8 == 0 &&
+              division.depth <= (Rows::are_normed ? most_row_depth : most_part_depth),
           "cuda::row_matmul: more rows or a larger depth than it takes");
   if (row_count == 0 || weight.rows == 0) return;
   using std::integral_constant;
@@ -391,12 +400,11 @@ void row_matmul(execution& e, const matrix_view<const T>& weight, const Rows& ro
     const index_t at_once =
         index_t{blocks_at_once<slabs(), tiles(), Result>} * current_token_device().multiprocessors;
     const index_t blocks = Result::takes_many_tiles ? std::min<index_t>(all, at_once) : all;
+    using weights = weight_tiles<T, slabs(), Result::takes_many_tiles ? 2 : 1>;
     launch(e, kernel,
            {.blocks = dim3(static_cast<unsigned>(blocks * division.parts)),
             .threads = row_matmul_threads,
-            .shared_bytes = weight_tiles < T,
-            slabs(),
-            Result::takes_many_tiles ? 2 : 1 > ::shared_bytes,
+            .shared_bytes = weights::shared_bytes,
             .cluster = division.parts,
             .overlap = overlap},
            weight, rows, result, division.parts, static_cast<int>(division.depth), static_cast<int>(blocks));

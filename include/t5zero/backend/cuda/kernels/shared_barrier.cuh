@@ -1,5 +1,6 @@
 // Barriers in shared memory, for some threads of a block and for bytes that are on their way to it (PTX ISA,
-// "mbarrier"): what compute capability 9.0 brought. Below it these functions do nothing.
+// "mbarrier"): what compute capability 9.0 brought. Below it these functions do nothing, but
+// for wait_for_bytes.
 #pragma once
 
 #include <cstdint>

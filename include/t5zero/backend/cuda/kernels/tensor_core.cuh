@@ -80,17 +80,6 @@ __device__ inline void load_matrices_transposed(std::uint32_t (&to)[4], const vo
                : "memory");
 }
 
-/// Attention keeps scores and biases times log2(e): powers of two cost one multiplication less.
-inline constexpr float log2_e = 1.4426950408889634F;
-inline constexpr float ln_2 = 0.6931471805599453F;
-
-/// 2^x; results below the normal numbers are 0 (relative error at most 2^-22).
-[[nodiscard]] __device__ inline float power_of_two(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
-
 /// Two values rounded to T, the first in the lower half.
 template <element T>
 [[nodiscard]] __device__ inline std::uint32_t round_pair(float low, float high) {
@@ -190,9 +179,9 @@ struct tf32_pair {
   return {high, value - high};
 }
 
-/// large + small += A B of fp32 numbers, with three products in TF32 (Ootomo and Yokota 2022): the fourth is
-/// below fp32's own rounding. Tensor cores round sums towards zero: a sum of many is to be added up
-/// elsewhere.
+/// large + small += A B of fp32 numbers, with three products in TF32 (Ootomo and Yokota 2022); the fourth, at
+/// most 2^-22 of the product, is left out. Tensor cores round sums towards zero: a sum of many is to be added
+/// up elsewhere. large and small may be the same.
 __device__ inline void multiply_add_fp32(float (&large)[4], float (&small)[4], const float (&a)[4], float b0,
                                          float b1) {
 #if __CUDA_ARCH__ >= 800
