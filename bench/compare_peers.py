@@ -299,8 +299,9 @@ def print_table(path):
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         floor, peer = row["floor_ms"], row["peer_ms"]
-        floor_cells = f"{floor:.2f} | {row['ms'] / floor:.1f}" if floor else " | "
-        print(f"| {row['work']} | {row['ms']:.2f} | {floor_cells} | {fastest_peer(row)} | "
+        digits = 2 if row["ms"] >= 1 else 3
+        floor_cells = f"{floor:.{digits}f} | {row['ms'] / floor:.1f}" if floor else " | "
+        print(f"| {row['work']} | {row['ms']:.{digits}f} | {floor_cells} | {fastest_peer(row)} | "
               + (f"{peer:.1f} | {peer / row['ms']:.1f} | " if peer else " | | ")
               + f"{row['planned_gib']:.2f} | {row['gpu_gib']:.2f} | {row['context_gib']:.2f} | {row['commit']} |")
 
