@@ -21,8 +21,7 @@ struct rows_cache {
   matrix_view<T> data{};          ///< [any, 2 * n_heads * d_kv], keys beside values
   const index_t* rows = nullptr;  ///< [rows]: which of `data`
 };
-/// context = attention of the queries rms_norm(x) weight^T (attention.query and
-/// .early are not looked at).
+/// context = attention of the queries rms_norm(x) weight^T (attention.query and .early are not looked at).
 /// Without a cache, over keys that were there before the step began. With one, the rows' keys and values are
 /// stored there, and each row's last key is its own. All others, their names and counts are read early: what
 /// wrote them must be in front of a launch that waits before it lets the next begin, and that one in front of
