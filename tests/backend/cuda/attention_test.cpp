@@ -13,6 +13,7 @@
 #include <t5zero/nn/relative_position_bias.hpp>
 
 #include "catch.hpp"
+#include "central_differences.hpp"
 #include "device_machine.hpp"
 #include "host_machine.hpp"
 
@@ -209,13 +210,9 @@ attention_results<float> in_double(const attention_case& c, const attention_data
         double row_sum = 0.0;
         for (index_t j = 0; j < visible; ++j) {
           p[static_cast<std::size_t>(j)] /= total;
-          const std::uint32_t lane = dropout.for_head(head).lanes(
-              data.queries.rows()[static_cast<std::size_t>(token)],
-              data.queries.positions()[static_cast<std::size_t>(token)],
-              static_cast<std::uint32_t>(j / 4))[static_cast<std::size_t>(j % 4)];
-          const double multiplier = !dropout.active()             ? 1.0
-                                    : lane >= dropout.threshold() ? static_cast<double>(dropout.scale())
-                                                                  : 0.0;
+          const double multiplier =
+              dropout_multiplier(dropout.for_head(head), data.queries.rows()[static_cast<std::size_t>(token)],
+                                 data.queries.positions()[static_cast<std::size_t>(token)], j);
           const double weight = p[static_cast<std::size_t>(j)] * multiplier;
           add(context, i, weight, v, j);
           add(grad_v, j, weight, grad_out, i);
@@ -292,7 +289,6 @@ constexpr double attention_tolerance = std::same_as<T, float>     ? 4e-5
 
 template <element T>
 void compare(const attention_case& c, double tolerance = attention_tolerance<T>) {
-  host_machine host;
   const index_t longest_queries = *std::max_element(c.queries.begin(), c.queries.end());
   const index_t longest_keys = *std::max_element(c.keys.begin(), c.keys.end());
   // No more than the plan gives.
@@ -303,10 +299,12 @@ void compare(const attention_case& c, double tolerance = attention_tolerance<T>)
   const attention_data<T> data(c);
   const dropout_pair dropout(c.dropout);
   const attention_results<T> expected = [&] {
-    if constexpr (std::same_as<T, float>)
+    if constexpr (std::same_as<T, float>) {
       return in_double(c, data, dropout.host());
-    else
+    } else {
+      host_machine host;
       return on_the_host<T>(host, c, data, dropout.host());
+    }
   }();
   const attention_results<T> got = on_the_device<T>(device, c, data, dropout.device(), expected);
   CHECK(largest_difference(got.context, expected.context) < tolerance);

@@ -8,6 +8,7 @@
 #include <t5zero/backend/cuda/operations.hpp>
 #include <t5zero/backend/cuda/row_matmul.hpp>
 
+#include "cache_steps.hpp"
 #include "catch.hpp"
 #include "device_machine.hpp"
 #include "host_machine.hpp"
@@ -126,59 +127,30 @@ TEMPLATE_TEST_CASE("cuda decode attention reads keys while the product that writ
                    float, float16, bfloat16) {
   if (!has_gpu()) return;
   if (!cuda::row_clusters_work<TestType>()) return skip_test("no clusters of blocks");
-  constexpr index_t rows = 4;
-  constexpr index_t d_model = 512;
-  constexpr index_t n_heads = 8;
-  constexpr index_t inner_dim = n_heads * 64;
-  constexpr index_t steps = 12;
-  const auto x = on_device(random_elements(steps * rows * d_model, 1));
-  const auto norm = on_device(random_elements<TestType>(d_model, 2));
-  const auto weight = on_device(random_elements<TestType>(3 * inner_dim * d_model, 3, 0.02F));
-  // Of each step: where its keys go, and how many there are.
-  std::vector<index_t> places;
-  std::vector<index_t> counts;
-  std::vector<index_t> first;
-  for (index_t r = 0; r < rows; ++r) first.push_back(r * steps);
-  for (index_t step = 0; step < steps; ++step) {
-    for (index_t r = 0; r < rows; ++r) {
-      places.push_back(r * steps + step);
-      counts.push_back(step + 1);
-    }
-  }
-  const auto device_places = on_device(places);
-  const auto device_counts = on_device(counts);
-  const auto device_first = on_device(first);
-
+  using steps_type = cache_steps<TestType>;
+  constexpr index_t rows = steps_type::rows;
+  constexpr index_t d_model = steps_type::d_model;
+  constexpr index_t inner_dim = steps_type::inner_dim;
+  const steps_type all;
+  const auto x = on_device(random_elements(steps_type::steps * rows * d_model, 1));
+  const device_array<TestType> query(rows * inner_dim);
   const auto contexts = [&](bool overlaps) {
-    device_machine device(index_t{1} << 20, /*allows_tf32=*/false, overlaps);
-    const device_array<TestType> cache(rows * steps * 2 * inner_dim);
-    const device_array<TestType> query(rows * inner_dim);
-    const device_array<TestType> result(steps * rows * inner_dim);
-    for (index_t step = 0; step < steps; ++step) {
-      cuda::norm_rows_matmul<TestType>(device.main(),
-                                       {.x = {x.data() + step * rows * d_model, rows, d_model},
-                                        .norm_weight = norm.vector(),
-                                        .epsilon = 1e-6F,
-                                        .weight = weight.matrix(3 * inner_dim, d_model),
-                                        .target = {.y = query.matrix(rows, inner_dim),
-                                                   .scattered = cache.matrix(rows * steps, 2 * inner_dim),
-                                                   .scattered_rows = device_places.data() + step * rows},
-                                        .overlap = cuda::overlap_of(device.main())});
-      decode_attention_inputs<TestType> in;
+    return all.contexts(overlaps, [&](device_machine& device, index_t step, const auto& cache,
+                                      matrix_view<TestType> context) {
+      cuda::norm_rows_matmul<TestType>(
+          device.main(), {.x = {x.data() + step * rows * d_model, rows, d_model},
+                          .norm_weight = all.norm.vector(),
+                          .epsilon = 1e-6F,
+                          .weight = all.weight.matrix(3 * inner_dim, d_model),
+                          .target = {.y = query.matrix(rows, inner_dim),
+                                     .scattered = cache.matrix(steps_type::cache_rows, 2 * inner_dim),
+                                     .scattered_rows = all.places_of(step)},
+                          .overlap = cuda::overlap_of(device.main())});
+      auto in = all.attention(step, cache);
       in.query = query.matrix(rows, inner_dim);
-      in.key = {cache.data(), rows * steps, inner_dim, 2 * inner_dim};
-      in.value = {cache.data() + inner_dim, rows * steps, inner_dim, 2 * inner_dim};
-      in.n_heads = n_heads;
-      in.d_kv = 64;
-      in.keys.first = device_first.data();
-      in.keys.counts = device_counts.data() + step * rows;
-      in.keys.max_count = steps;
       in.early = early_keys::all_but_last;
-      cuda::operations<TestType>::decode_attention(
-          device.main(), in, {result.data() + step * rows * inner_dim, rows, inner_dim});
-    }
-    device.wait();
-    return result.download();
+      cuda::operations<TestType>::decode_attention(device.main(), in, context);
+    });
   };
   const auto expected = contexts(false);
   for (int i = 0; i < 3; ++i) CHECK(same_bits(contexts(true), expected));

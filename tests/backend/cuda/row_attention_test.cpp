@@ -9,6 +9,7 @@
 #include <t5zero/backend/cuda/row_attention.hpp>
 #include <t5zero/backend/cuda/row_matmul.hpp>
 
+#include "cache_steps.hpp"
 #include "catch.hpp"
 #include "device_machine.hpp"
 
@@ -125,62 +126,35 @@ TEMPLATE_TEST_CASE("cuda: the attention of few rows reads keys of steps before w
                    bfloat16) {
   if (!has_gpu()) return;
   if (!cuda::row_clusters_work<TestType>()) return skip_test("no clusters of blocks");
-  constexpr index_t rows = 4;
-  constexpr index_t d_model = 512;
-  constexpr index_t n_heads = 8;
-  constexpr index_t inner_dim = n_heads * 64;
-  constexpr index_t steps = 12;
+  using steps_type = cache_steps<TestType>;
+  constexpr index_t rows = steps_type::rows;
+  constexpr index_t d_model = steps_type::d_model;
+  constexpr index_t inner_dim = steps_type::inner_dim;
+  const steps_type all;
   const auto table = on_device(random_elements<TestType>(32 * d_model, 1));
-  const auto norm = on_device(random_elements<TestType>(d_model, 2));
-  const auto weight = on_device(random_elements<TestType>(3 * inner_dim * d_model, 3, 0.02F));
   std::vector<std::int32_t> ids;
-  std::vector<index_t> places;
-  std::vector<index_t> counts;
-  std::vector<index_t> first;
-  for (index_t r = 0; r < rows; ++r) first.push_back(r * steps);
-  for (index_t step = 0; step < steps; ++step) {
-    for (index_t r = 0; r < rows; ++r) {
-      ids.push_back(static_cast<std::int32_t>((step * 7 + r) % 32));
-      places.push_back(r * steps + step);
-      counts.push_back(step + 1);
-    }
-  }
+  for (index_t step = 0; step < steps_type::steps; ++step)
+    for (index_t r = 0; r < rows; ++r) ids.push_back(static_cast<std::int32_t>((step * 7 + r) % 32));
   const auto device_ids = on_device(ids);
-  const auto device_places = on_device(places);
-  const auto device_counts = on_device(counts);
-  const auto device_first = on_device(first);
+  const device_array<float> x(rows * d_model);
   // A decoder of one layer: nothing but the embedding lies between two steps.
   const auto contexts = [&](bool overlaps) {
-    device_machine device(index_t{1} << 20, /*allows_tf32=*/false, overlaps);
-    const device_array<TestType> cache(rows * steps * 2 * inner_dim);
-    const device_array<float> x(rows * d_model);
-    const device_array<TestType> result(steps * rows * inner_dim);
-    for (index_t step = 0; step < steps; ++step) {
+    return all.contexts(overlaps, [&](device_machine& device, index_t step, const auto& cache,
+                                      matrix_view<TestType> context) {
       cuda::rows_embedding<TestType>(device.main(), {.ids = device_ids.data() + step * rows,
                                                      .table = table.matrix(32, d_model),
                                                      .out = x.matrix(rows, d_model),
                                                      .overlap = cuda::overlap_of(device.main())});
-      decode_attention_inputs<TestType> in;
-      in.key = {cache.data(), rows * steps, inner_dim, 2 * inner_dim};
-      in.value = {cache.data() + inner_dim, rows * steps, inner_dim, 2 * inner_dim};
-      in.n_heads = n_heads;
-      in.d_kv = 64;
-      in.keys.first = device_first.data();
-      in.keys.counts = device_counts.data() + step * rows;
-      in.keys.max_count = steps;
       cuda::norm_rows_attention<TestType>(
-          device.main(),
-          {.x = x.matrix(rows, d_model),
-           .norm_weight = norm.vector(),
-           .epsilon = epsilon,
-           .weight = weight.matrix(3 * inner_dim, d_model),
-           .cache = {cache.matrix(rows * steps, 2 * inner_dim), device_places.data() + step * rows},
-           .attention = in,
-           .context = {result.data() + step * rows * inner_dim, rows, inner_dim},
-           .overlap = cuda::overlap_of(device.main())});
-    }
-    device.wait();
-    return result.download();
+          device.main(), {.x = x.matrix(rows, d_model),
+                          .norm_weight = all.norm.vector(),
+                          .epsilon = epsilon,
+                          .weight = all.weight.matrix(3 * inner_dim, d_model),
+                          .cache = {cache.matrix(steps_type::cache_rows, 2 * inner_dim), all.places_of(step)},
+                          .attention = all.attention(step, cache),
+                          .context = context,
+                          .overlap = cuda::overlap_of(device.main())});
+    });
   };
   const auto expected = contexts(false);
   for (int i = 0; i < 3; ++i) CHECK(same_bits(contexts(true), expected));

@@ -12,19 +12,23 @@
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/kernels/element.cuh>
+#include <t5zero/backend/cuda/kernels/relative_bias.cuh>
 #include <t5zero/backend/cuda/kernels/softmax.cuh>
 #include <t5zero/core/error.hpp>
 
 namespace t5zero::cuda::detail {
 
+/// Threads of a block.
+inline constexpr int attending_threads = 256;
+
 /// Lanes: of the group that takes a key, 16 bytes of its columns each. Keys: that a group has under way at a
 /// time. LastIsLate: the last key has a place of its own, since it may come later than the others.
-template <element T, int Lanes, int Threads, int Keys, bool LastIsLate>
+template <element T, int Lanes, int Keys, bool LastIsLate>
 class attending_row {
  public:
   static constexpr int unit = 16 / static_cast<int>(sizeof(T));
   static constexpr int columns = Lanes * unit;
-  static constexpr int warps = Threads / warp_size;
+  static constexpr int warps = attending_threads / warp_size;
   /// In shared memory: what the warps have found.
   struct exchange {
     float2 softmax[warps];  ///< maximum and total
@@ -76,9 +80,9 @@ class attending_row {
     }
   }
 
-  /// query: this thread's columns, zeros beyond the row's, times log2(e). bias_by_distance: in shared memory,
-  /// times log2(e), up to `reach`; null: none.
-  __device__ void attend(const float (&query)[unit], const float* bias_by_distance, int reach) {
+  /// query: this thread's columns, zeros beyond the row's, times log2(e). bias: by distance, in shared
+  /// memory, times log2(e), up to `reach`; null: none.
+  __device__ void attend(const float (&query)[unit], const float* bias, int reach) {
     for (int first = 0; first == 0 ? count_ > 0 : first < early_count_; first += groups * Keys) {
       if (first > 0) read_keys(first);
       if (first + groups * Keys < early_count_) find_keys(first + groups * Keys);
@@ -93,7 +97,7 @@ class attending_row {
         for (int c = 0; c < unit; ++c) dot += query[c] * to_float(keys_[i].values[c]);
 #pragma unroll
         for (int offset = Lanes / 2; offset > 0; offset /= 2) dot += __shfl_xor_sync(all_lanes, dot, offset);
-        if (bias_by_distance != nullptr) dot += bias_by_distance[max(0, min(count_ - 1 - j, reach))];
+        if (bias != nullptr) dot += bias[max(0, min(count_ - 1 - j, reach))];
         scores[i] = counts ? dot : -INFINITY;
         next = fmaxf(next, scores[i]);
       }
@@ -146,7 +150,7 @@ class attending_row {
   }
 
  private:
-  static constexpr int groups = Threads / Lanes;
+  static constexpr int groups = attending_threads / Lanes;
   static constexpr int places = Keys + (LastIsLate ? 1 : 0);
 
   [[nodiscard]] __device__ std::uint32_t name_of(int j) const {
@@ -194,8 +198,30 @@ class attending_row {
   running_softmax<unit> softmax_;
 };
 
-/// Of a block.
-inline constexpr int attending_threads = 256;
+/// The bias by distance that attend() takes: where buckets begin, and its bytes of shared memory; none
+/// without a bias.
+struct bias_by_distance {
+  relative_buckets buckets;
+  index_t bytes = 0;
+
+  template <element T>
+  [[nodiscard]] static bias_by_distance of(const decode_attention_inputs<T>& in) {
+    bias_by_distance result;
+    if (in.relative_bias == nullptr) return result;
+    result.buckets = find_relative_buckets(/*bidirectional=*/false, in.n_buckets, in.max_distance);
+    result.bytes = index_t{result.buckets.reach() + 1} * 4;
+    return result;
+  }
+};
+/// A head's bias of distances 0 to buckets.reach(), times log2(e). All threads of the block call it, and meet
+/// at a barrier before they attend.
+template <element T>
+__device__ void fill_bias_by_distance(const decode_attention_inputs<T>& in, index_t head,
+                                      const relative_buckets& buckets, float* to) {
+  for (int d = static_cast<int>(threadIdx.x); d <= buckets.reach(); d += attending_threads)
+    to[d] = to_float(in.relative_bias[buckets.distance_bucket(d) * in.n_heads + head]) * log2_e;
+}
+
 /// Calls use(integral_constant<int, lanes of a group>): those that span 64 columns, or 128.
 template <element T, class Use>
 void with_lanes(index_t d_kv, const Use& use) {

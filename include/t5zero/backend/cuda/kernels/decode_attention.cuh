@@ -43,24 +43,18 @@ __global__ void scatter_rows_kernel(matrix_view<const T> from, const index_t* ro
 }
 
 /// Grid: heads x rows. LastIsLate: early_keys::all_but_last.
-template <element T, int Lanes, int Threads, int Keys, bool LastIsLate>
-__global__ __launch_bounds__(Threads) void decode_attention_kernel(
+template <element T, int Lanes, int Keys, bool LastIsLate>
+__global__ __launch_bounds__(attending_threads) void decode_attention_kernel(
     const __grid_constant__ decode_attention_inputs<T> in, const __grid_constant__ matrix_view<T> context,
     const __grid_constant__ relative_buckets buckets) {
-  using attending = attending_row<T, Lanes, Threads, Keys, LastIsLate>;
-  extern __shared__ float bias_by_distance[];  // [reach + 1], times log2(e)
+  using attending = attending_row<T, Lanes, Keys, LastIsLate>;
+  extern __shared__ float bias[];
   __shared__ typename attending::exchange shared;
   let_next_grid_start();
   const index_t head = blockIdx.x;
   const index_t row = blockIdx.y;
-  const int reach = buckets.reach();
   const bool has_bias = in.relative_bias != nullptr;
-  if (has_bias) {
-    for (int d = static_cast<int>(threadIdx.x); d <= reach; d += Threads) {
-      bias_by_distance[d] =
-          to_float(in.relative_bias[buckets.distance_bucket(d) * in.n_heads + head]) * log2_e;
-    }
-  }
+  if (has_bias) fill_bias_by_distance(in, head, buckets, bias);
   if (in.early == early_keys::none) wait_for_previous_grid();
   attending block(in, static_cast<int>(head), static_cast<int>(row));
   block.begin();
@@ -71,24 +65,19 @@ __global__ __launch_bounds__(Threads) void decode_attention_kernel(
 #pragma unroll
   for (float& q : query) q *= log2_e;
   if (has_bias) __syncthreads();
-  block.attend(query, has_bias ? bias_by_distance : nullptr, reach);
+  block.attend(query, has_bias ? bias : nullptr, buckets.reach());
   block.store(shared, context);
 }
 
 template <element T, int Lanes>
 void launch_decode_attention(execution& e, const decode_attention_inputs<T>& in, matrix_view<T> context) {
-  relative_buckets buckets;
-  index_t bytes = 0;
-  if (in.relative_bias != nullptr) {
-    buckets = find_relative_buckets(/*bidirectional=*/false, in.n_buckets, in.max_distance);
-    bytes = index_t{buckets.reach() + 1} * 4;
-  }
+  const auto bias = bias_by_distance::of(in);
   const dim3 grid(static_cast<unsigned>(in.n_heads), static_cast<unsigned>(in.query.rows));
   const auto submit = [&](auto keys, auto last_is_late) {
-    constexpr int threads = attending_threads;
-    launch(e, decode_attention_kernel<T, Lanes, threads, keys(), last_is_late()>,
-           {.blocks = grid, .threads = threads, .shared_bytes = bytes, .overlap = overlap_of(e)}, in, context,
-           buckets);
+    launch(
+        e, decode_attention_kernel<T, Lanes, keys(), last_is_late()>,
+        {.blocks = grid, .threads = attending_threads, .shared_bytes = bias.bytes, .overlap = overlap_of(e)},
+        in, context, bias.buckets);
   };
   const auto with_keys = [&](auto keys) {
     if (in.early == early_keys::all_but_last)

@@ -31,7 +31,7 @@ namespace t5zero::cuda {
 namespace detail {
 
 static_assert(attending_threads == row_matmul_threads && most_attended_keys <= long_row,
-              "the bits of decode_attention");
+              "a block does both, and attends as decode_attention's does");
 
 /// Grid: for each head a cluster of blocks, at least as many as rows and as tiles of a head's features.
 /// weight: of all heads' queries; with AddsKeys then of their keys, then of their values.
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(row_matmul_threads, Slabs > 4 ? 1 : 2)
                          const __grid_constant__ rows_cache<T> cache,
                          const __grid_constant__ relative_buckets buckets,
                          const __grid_constant__ matrix_view<T> context) {
-  using attending = attending_row<T, Lanes, row_matmul_threads, many_keys<T> / 2, AddsKeys>;
+  using attending = attending_row<T, Lanes, many_keys<T> / 2, AddsKeys>;
   constexpr int parts = AddsKeys ? 3 : 1;
   using tiles = weight_tiles<T, Slabs, parts>;
   __shared__ warp_sums<1> sums[parts];
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(row_matmul_threads, Slabs > 4 ? 1 : 2)
   __shared__ __align__(16) float own[parts][attending::columns];
   __shared__ std::uint64_t arrived;
   __shared__ std::uint64_t filled[parts];
-  float* const bias_by_distance = reinterpret_cast<float*>(dynamic_shared_memory() + tiles::shared_bytes);
+  float* const bias = reinterpret_cast<float*>(dynamic_shared_memory() + tiles::shared_bytes);
   if constexpr (!AddsKeys) let_next_grid_start();
   const int rank = static_cast<int>(blockIdx.x);
   const int head = static_cast<int>(blockIdx.y);
@@ -74,11 +74,7 @@ __global__ void __launch_bounds__(row_matmul_threads, Slabs > 4 ? 1 : 2)
   for (int part = 0; part < parts; ++part) part_of(part).start(rank, part);
   const auto known = rows.template prepare<Slabs>();
   const bool has_bias = AddsKeys && in.relative_bias != nullptr;
-  if (has_bias) {
-    for (int d = static_cast<int>(threadIdx.x); d <= buckets.reach(); d += row_matmul_threads)
-      bias_by_distance[d] =
-          to_float(in.relative_bias[buckets.distance_bucket(d) * in.n_heads + head]) * log2_e;
-  }
+  if (has_bias) fill_bias_by_distance(in, head, buckets, bias);
   attending block(in, head, rank);
   if (has_row) block.begin();
   // With AddsKeys it lets the next start here: its keys may be those that this one writes.
@@ -119,7 +115,7 @@ __global__ void __launch_bounds__(row_matmul_threads, Slabs > 4 ? 1 : 2)
 #pragma unroll
   for (float& q : query) q = to_float(from_float<T>(q)) * log2_e;
   if constexpr (AddsKeys) block.take_last(own[1], own[2]);
-  block.attend(query, has_bias ? bias_by_distance : nullptr, buckets.reach());
+  block.attend(query, has_bias ? bias : nullptr, buckets.reach());
   block.store(shared, context);
 }
 
@@ -139,12 +135,7 @@ void norm_rows_attention(execution& e, const norm_rows_attention_arguments<T>& i
               detail::takes_row_packs(in.weight, in.x, in.norm_weight),
           "cuda::norm_rows_attention: the shapes do not agree");
   if (in.x.rows == 0 || attention.n_heads == 0) return;
-  relative_buckets buckets;
-  index_t bias_bytes = 0;
-  if (attention.relative_bias != nullptr) {
-    buckets = find_relative_buckets(/*bidirectional=*/false, attention.n_buckets, attention.max_distance);
-    bias_bytes = index_t{buckets.reach() + 1} * 4;
-  }
+  const auto bias = detail::bias_by_distance::of(attention);
   const auto submit = [&](auto slabs, auto lanes, auto adds) {
     const auto kernel = detail::row_attention_kernel<T, slabs(), lanes(), adds()>;
     require(detail::takes_clusters(e, kernel), "cuda::norm_rows_attention: needs clusters of blocks");
@@ -155,11 +146,11 @@ void norm_rows_attention(execution& e, const norm_rows_attention_arguments<T>& i
     detail::launch(e, kernel,
                    {.blocks = dim3(blocks, static_cast<unsigned>(attention.n_heads)),
                     .threads = detail::row_matmul_threads,
-                    .shared_bytes = tiles::shared_bytes + bias_bytes,
+                    .shared_bytes = tiles::shared_bytes + bias.bytes,
                     .cluster = static_cast<int>(blocks),
                     .overlap = in.overlap},
                    in.weight, detail::normed_rows<T>{in.x, in.norm_weight.data, in.epsilon}, attention,
-                   in.cache, buckets, in.context);
+                   in.cache, bias.buckets, in.context);
   };
   using std::integral_constant;
   detail::with_lanes<T>(attention.d_kv, [&](auto lanes) {

@@ -26,7 +26,6 @@
 #include <cstdint>
 #include <type_traits>
 
-#include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/bulk_copy.cuh>
 #include <t5zero/backend/cuda/kernels/cluster.cuh>

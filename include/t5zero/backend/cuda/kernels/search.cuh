@@ -20,7 +20,6 @@
 
 #include <cstdint>
 
-#include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/block_row.cuh>
 #include <t5zero/backend/cuda/kernels/cluster.cuh>
