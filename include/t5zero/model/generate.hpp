@@ -132,7 +132,7 @@ class generator {
                 Ops::rank_tokens(device.main(), search, first, logits, scores.row_block(first, logits.rows),
                                  ids.row_block(first, logits.rows));
               });
-          Ops::advance_search(device.main(), search, scores, ids);
+          if (search.beams > 1) Ops::advance_search(device.main(), search, scores, ids);
         }
       });
       device.mark(turn % 2);

@@ -15,8 +15,9 @@
 
 namespace t5zero::cpu {
 
-/// The best next tokens of rows [first_row, + logits.rows) of a search: by log probability where there are
-/// beams, else by logit; without the end while a row is shorter than min_length. logits are used up.
+/// The best next tokens of rows [first_row, + logits.rows) of a search, by log probability; without the end
+/// while a row is shorter than min_length. Without beams, by logit, and each row goes on with its best one.
+/// logits are used up.
 inline void rank_tokens(execution& execution, const search_arrays& search, index_t first_row,
                         matrix_view<float> logits, matrix_view<float> scores, matrix_view<std::int32_t> ids) {
   if (search.beams > 1) log_softmax_rows(execution, logits);
@@ -25,9 +26,16 @@ inline void rank_tokens(execution& execution, const search_arrays& search, index
       logits(row, search.rules->end_id) = -std::numeric_limits<float>::infinity();
   }
   top_candidates(execution, logits, scores, ids);
+  if (search.beams > 1) return;
+  for (index_t row = 0; row < logits.rows; ++row) {
+    const index_t b = first_row + row;
+    if (search.states[b].closed == 0)
+      t5zero::detail::extend_greedy(search, *search.rules, b, scores(row, 0), ids(row, 0));
+  }
 }
 
-/// Every sentence that is not closed goes on by one token. scores, ids: [rows, candidates] of rank_tokens.
+/// Every sentence with beams that is not closed goes on by one token. scores, ids: [rows, candidates] of
+/// rank_tokens.
 inline void advance_search(execution& /*execution*/, const search_arrays& search,
                            matrix_view<const float> scores, matrix_view<const std::int32_t> ids) {
   const search_rules& rules = *search.rules;
@@ -39,10 +47,6 @@ inline void advance_search(execution& /*execution*/, const search_arrays& search
   for (index_t b = 0; b < search.sentences; ++b) {
     search_sentence& state = search.states[b];
     if (state.closed != 0) continue;
-    if (beams == 1) {
-      t5zero::detail::extend_greedy(search, rules, b, scores(b, 0), ids(b, 0));
-      continue;
-    }
     merged.clear();
     for (index_t k = 0; k < beams; ++k) {
       const index_t row = b * beams + k;

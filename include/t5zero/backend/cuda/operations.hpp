@@ -80,11 +80,12 @@ struct operations {
                              matrix_view<std::int32_t> ids);
 
   // kernels/search.cuh
-  /// The best next tokens of rows [first_row, + logits.rows) of a search; logits are used up.
+  /// The best next tokens of rows [first_row, + logits.rows) of a search; logits are used up. Without beams
+  /// the rows go on with them.
   static void rank_tokens(execution& e, const search_arrays& search, index_t first_row,
                           matrix_view<float> logits, matrix_view<float> scores,
                           matrix_view<std::int32_t> ids);
-  /// Every sentence that is not closed goes on by one token.
+  /// Every sentence with beams that is not closed goes on by one token.
   static void advance_search(execution& e, const search_arrays& search, matrix_view<const float> scores,
                              matrix_view<const std::int32_t> ids);
 

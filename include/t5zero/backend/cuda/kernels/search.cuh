@@ -1,16 +1,17 @@
 // A search in the device's memory (backend/search.hpp), advanced by one token.
 //
 // rank_tokens: scores fp32 and ids int32 [rows, count] get the count best next tokens of rows of logits fp32
-// [rows, vocabulary], descending, ties to the lower id: by log probability where the search has beams, else
-// by logit; the end is forbidden while a row is shorter than the rules' min_length. count <= 128, overwrites.
+// [rows, vocabulary], descending, ties to the lower id, by log probability; the end is forbidden while a row
+// is shorter than the rules' min_length. count <= 128, overwrites. In a search without beams (count 1, by
+// logit) the row goes on with its best token at once: scores and ids stay as they are.
 // The eight blocks of a cluster take a row of up to 32768 tokens, in registers: each picks the best of its
 // part as top_candidates does, by logit, and the first ranks what all have picked by counting what is before
 // each.
 // Longer rows, more candidates, or a GPU without clusters: a block takes a row.
 //
-// advance_search: a block takes a sentence. Its beams' candidates are ranked by counting those before each;
-// one thread makes the choices, as the host does; then each thread moves positions of the key table, whose
-// entries of all beams it holds at a time. Sentences that are closed change nothing.
+// advance_search, of beams: a block takes a sentence. Its beams' candidates are ranked by counting those
+// before each; one thread makes the choices, as the host does; then each thread moves positions of the key
+// table, whose entries of all beams it holds at a time. Sentences that are closed change nothing.
 //
 // Deterministic; one launch each, which may overlap the kernel before; no workspace.
 // On an H200, in a step of t5-small (how much later it ends than the kernel in front): rank_tokens of 4 rows
@@ -38,6 +39,14 @@ namespace detail {
   return __uint_as_float((bits & 0x80000000U) != 0 ? bits ^ 0x80000000U : ~bits);
 }
 
+/// Greedy search: sentence b, which is not closed, goes on with the token of this key, or fails if there is
+/// none. By one thread.
+__device__ inline void extend_with_key(const search_arrays& search, const search_rules& rules, index_t b,
+                                       std::uint64_t key) {
+  const float score = key == 0 ? NAN : value_of_ordered_bits(static_cast<std::uint32_t>(key >> 32));
+  t5zero::detail::extend_greedy(search, rules, b, score, id_of_candidate(key));
+}
+
 template <bool Resident, bool Packs>
 __global__ void __launch_bounds__(block_row_threads, 1)
     rank_tokens_kernel(const __grid_constant__ search_arrays search, index_t first_row,
@@ -52,6 +61,7 @@ __global__ void __launch_bounds__(block_row_threads, 1)
   block_row<Resident, Packs> row(logits.data + r * logits.stride, cols);
   const bool ends = search.key_counts[first_row + r] >= search.rules->min_length;
   const int forbidden = ends ? -1 : search.rules->end_id;
+  const bool is_closed = search.beams == 1 && search.states[first_row + r].closed != 0;
   const float shift = search.beams > 1 ? log_sum_of_exponentials(row, shared) : 0.0F;
   const auto ordered = [&](float value, int column) {
     return ordered_bits(column == forbidden ? -INFINITY : value - shift);
@@ -66,6 +76,10 @@ __global__ void __launch_bounds__(block_row_threads, 1)
       row, cols, static_cast<int>(scores.cols),
       [&](float loaded, int column) { return Resident ? __float_as_uint(loaded) : ordered(loaded, column); },
       [&](int i, std::uint64_t key) {
+        if (search.beams == 1) {
+          if (!is_closed) extend_with_key(search, *search.rules, first_row + r, key);
+          return;
+        }
         ids.data[r * ids.stride + i] = id_of_candidate(key);
         scores.data[r * scores.stride + i] = value_of_ordered_bits(static_cast<std::uint32_t>(key >> 32));
       });
@@ -111,8 +125,10 @@ __global__ void __launch_bounds__(rank_threads)
 #pragma unroll
   for (int p = 0; p < rank_packs; ++p)
     loaded[p] = load_features<4, Packs>(from + column(p), available - column(p));
-  const bool ends = search.key_counts[first_row + r] >= search.rules->min_length;
-  const int forbidden = ends ? -1 : search.rules->end_id - begin;
+  const search_rules rules = *search.rules;
+  const bool is_closed = search.beams == 1 && part == 0 && search.states[first_row + r].closed != 0;
+  const bool ends = search.key_counts[first_row + r] >= rules.min_length;
+  const int forbidden = ends ? -1 : rules.end_id - begin;
   float values[rank_packs][4];
 #pragma unroll
   for (int p = 0; p < rank_packs; ++p) {
@@ -193,21 +209,25 @@ __global__ void __launch_bounds__(rank_threads)
   }
   if (part > 0) return;
   wait_for_stores(&exchanged);
+  if (search.beams == 1) {
+    if (thread > 0 || is_closed) return;
+    best = 0;
+#pragma unroll
+    for (int i = 0; i < rank_parts; ++i) best = max(best, picked[i]);
+    return extend_with_key(search, rules, first_row + r, best);
+  }
   if (thread >= rank_parts * count) return;
   const std::uint64_t own = picked[thread];
   int place = 0;
   for (int i = 0; i < rank_parts * count; ++i) place += picked[i] > own ? 1 : 0;
   if (own == 0 || place >= count) return;
-  float shift = 0.0F;
-  if (search.beams > 1) {
-    float whole = -INFINITY;
+  float whole = -INFINITY;
 #pragma unroll
-    for (const auto& one : statistics) whole = fmaxf(whole, one[0]);
-    float total = 0.0F;
+  for (const auto& one : statistics) whole = fmaxf(whole, one[0]);
+  float total = 0.0F;
 #pragma unroll
-    for (const auto& one : statistics) total += one[1] * expf(one[0] - whole);
-    shift = whole + logf(total);
-  }
+  for (const auto& one : statistics) total += one[1] * expf(one[0] - whole);
+  const float shift = whole + logf(total);
   ids.data[r * ids.stride + place] = id_of_candidate(own);
   scores.data[r * scores.stride + place] =
       value_of_ordered_bits(static_cast<std::uint32_t>(own >> 32)) - shift;
@@ -247,10 +267,6 @@ __global__ void __launch_bounds__(Threads)
   beam_candidate own{};  // read before it is known whether the sentence is closed
   if (thread < count) own = candidate(thread);
   if (before.closed != 0) return;
-  if (beams == 1) {
-    if (thread == 0) t5zero::detail::extend_greedy(search, rules, b, own.score, own.id);
-    return;
-  }
   // One number in the candidates' order: by score, then the lower beam and id.
   for (int i = thread; i < count; i += Threads) {
     if (i > thread) own = candidate(i);
@@ -303,7 +319,7 @@ void operations<T>::rank_tokens(execution& e, const search_arrays& search, index
                                 matrix_view<std::int32_t> ids) {
   require(scores.rows == logits.rows && ids.rows == logits.rows && ids.cols == scores.cols &&
               scores.cols <= logits.cols && scores.cols <= detail::most_picked_candidates &&
-              first_row + logits.rows <= search.rows(),
+              (search.beams > 1 || scores.cols == 1) && first_row + logits.rows <= search.rows(),
           "cuda::rank_tokens: the shapes do not agree");
   if (scores.rows == 0 || scores.cols == 0) return;
   if (logits.cols <= detail::most_divided_tokens && scores.cols <= detail::most_divided_candidates &&
@@ -331,7 +347,7 @@ template <element T>
 void operations<T>::advance_search(execution& e, const search_arrays& search, matrix_view<const float> scores,
                                    matrix_view<const std::int32_t> ids) {
   require(scores.rows == search.rows() && ids.rows == search.rows() && ids.cols == scores.cols &&
-              scores.cols >= 1 && search.beams <= detail::most_search_beams &&
+              scores.cols >= 1 && search.beams > 1 && search.beams <= detail::most_search_beams &&
               scores.cols <= 2 * detail::most_search_beams,
           "cuda::advance_search: the shapes do not agree");
   if (search.sentences == 0) return;
