@@ -77,24 +77,32 @@ template <int Count, int Threads, int D, element T>
 __device__ void row_products(const attention_gradients<T>& to, const attention_place<T>& place, int d_kv,
                              int first, int rows, float* sums) {
   using tile = attention_tile<T, D>;
-  static_assert(Count * tile::units % Threads == 0);
-#pragma unroll 2
-  for (int i = static_cast<int>(threadIdx.x); i < Count * tile::units; i += Threads) {
-    const int row = i / tile::units;
-    const int column = i % tile::units * tile::unit;
-    float dot = 0.0F;
-    if (row < rows && column < d_kv) {
+  constexpr int rows_at_once = Threads / tile::units;
+  static_assert(Threads % tile::units == 0 && Count % rows_at_once == 0);
+  const int column = static_cast<int>(threadIdx.x % tile::units) * tile::unit;
+  const int thread_row = static_cast<int>(threadIdx.x / tile::units);
+  const T* gradient = place.row(to.grad_context, place.first_query, first + thread_row, d_kv) + column;
+  const T* context = place.row(to.context, place.first_query, first + thread_row, d_kv) + column;
+  float dots[Count / rows_at_once] = {};
+#pragma unroll
+  for (int i = 0; i < Count / rows_at_once; ++i) {
+    if (column < d_kv && thread_row + i * rows_at_once < rows) {
       float a[tile::unit];
       float b[tile::unit];
-      load_pack(place.row(to.grad_context, place.first_query, first + row, d_kv) + column, a);
-      load_pack(place.row(to.context, place.first_query, first + row, d_kv) + column, b);
+      load_pack(gradient, a);
+      load_pack(context, b);
 #pragma unroll
-      for (int c = 0; c < tile::unit; ++c) dot += a[c] * b[c];
+      for (int c = 0; c < tile::unit; ++c) dots[i] += a[c] * b[c];
     }
+    gradient += rows_at_once * to.grad_context.stride;
+    context += rows_at_once * to.context.stride;
+  }
+#pragma unroll
+  for (int i = 0; i < Count / rows_at_once; ++i) {
 #pragma unroll
     for (int offset = tile::units / 2; offset > 0; offset /= 2)
-      dot += __shfl_xor_sync(all_lanes, dot, offset);
-    if (column == 0) sums[row] = dot;
+      dots[i] += __shfl_xor_sync(all_lanes, dots[i], offset);
+    if (column == 0) sums[thread_row + i * rows_at_once] = dots[i];
   }
 }
 

@@ -93,14 +93,22 @@ struct attention_tile {
   /// up to D columns, zeros follow.
   template <int Rows, int Threads>
   __device__ static void copy(T* tile, const T* from, index_t stride, int rows, int d_kv) {
+    constexpr int rows_at_once = Threads / units;
+    static_assert(Threads % units == 0 && Rows % rows_at_once == 0);
     const int padded_rows = min(Rows, (rows + 15) / 16 * 16);
-#pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < padded_rows * units; i += Threads) {
-      const int row = i / units;
-      const int column = i % units * unit;
-      const bool inside = row < rows && column < d_kv;
-      copy_16_bytes_async(tile + offset(row, i % units), inside ? from + row * stride + column : from,
-                          inside);
+    const int column_unit = static_cast<int>(threadIdx.x % units);
+    const bool has_column = column_unit * unit < d_kv;
+    const int first = static_cast<int>(threadIdx.x / units);
+    const T* source = from + first * stride + column_unit * unit;
+#pragma unroll
+    for (int i = 0; i < Rows / rows_at_once; ++i, source += rows_at_once * stride) {
+      const int row = first + i * rows_at_once;
+      if (row >= padded_rows) break;
+      const bool inside = has_column && row < rows;
+      constexpr int period = rows_at_once < 16 ? 16 / rows_at_once : 1;  // permutations repeat with 16 rows
+      T* const to = tile + i / period * period * rows_at_once * D +
+                    offset(first + i % period * rows_at_once, column_unit);
+      copy_16_bytes_async(to, inside ? source : from, inside);
     }
   }
 };
@@ -124,6 +132,24 @@ struct attention_rows {
 
   const T* rows;
   std::uint32_t fragments[in_registers ? steps : 1][4];
+};
+
+/// Of a row of an fp32 tile, the lane's units 4 k + lane % 4: its permutation exchanges neighbouring k.
+template <int D>
+struct depth_steps {
+  using tile = attention_tile<float, D>;
+
+  __device__ depth_steps(const float* tile_, int row) {
+    const int lane = static_cast<int>(threadIdx.x) % 4;
+    even = tile_ + tile::offset(row, lane);
+    odd = tile_ + tile::offset(row, lane + 4) - 4 * tile::unit;
+  }
+  [[nodiscard]] __device__ const float* at(int k) const {
+    return (k % 2 == 0 ? even : odd) + k * 4 * tile::unit;
+  }
+
+  const float* even;
+  const float* odd;
 };
 
 /// scores = own other^T, of 16 rows each.
@@ -152,19 +178,21 @@ __device__ void multiply_rows(const attention_rows<T, D, InRegisters>& own, cons
     }
   } else {
     // Four neighbours of the depth a lane: as good an order as the instruction's, for both operands.
+    using steps = depth_steps<D>;
     const int row = lane / 8 * 4 + lane / 4 % 2;
+    const steps own_rows[2] = {{own.rows, lane / 4}, {own.rows, lane / 4 + 8}};
+    const steps other_rows[2] = {{other, row}, {other, row + 2}};
     float sums[2][4] = {};
     float small[2][4] = {};
-#pragma unroll 2
+#pragma unroll
     for (int k = 0; k < D / 16; ++k) {
-      const int unit = 4 * k + lane % 4;
       float a[2][4];
       float b[2][4];
       float large[2][4] = {};
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        load_pack(own.rows + tile::offset(lane / 4 + 8 * i, unit), a[i]);
-        load_pack(other + tile::offset(row + 2 * i, unit), b[i]);
+        load_pack(own_rows[i].at(k), a[i]);
+        load_pack(other_rows[i].at(k), b[i]);
       }
 #pragma unroll
       for (int c = 0; c < 4; c += 2) {
@@ -230,6 +258,8 @@ struct attention_sums {
     } else {
       // Of 32 columns a lane loads four neighbours, each for a product of its own: what it then has of those
       // are eight neighbours.
+      const T* const even_rows = other + tile::offset(lane % 4 * 4, lane / 4);
+      const T* const odd_rows = other + tile::offset(lane % 4 * 4 + 1, lane / 4);
 #pragma unroll
       for (int block = 0; block < D / 32; ++block) {
         float sums[4][4] = {};
@@ -237,9 +267,8 @@ struct attention_sums {
         for (int i = 0; i < 4; i += 2) {
           const float rows[4] = {weights[i], weights[4 + i], weights[i + 1], weights[5 + i]};
           float b[2][4];
-#pragma unroll
-          for (int k = 0; k < 2; ++k)
-            load_pack(other + tile::offset(lane % 4 * 4 + i + k, 8 * block + lane / 4), b[k]);
+          load_pack(even_rows + i * D + 32 * block, b[0]);
+          load_pack(odd_rows + i * D + 32 * block, b[1]);
 #pragma unroll
           for (int c = 0; c < 4; ++c) multiply_add_fp32(sums[c], sums[c], rows, b[0][c], b[1][c]);
         }
@@ -296,11 +325,14 @@ __device__ void store_sums(const attention_sums<T, D>& sums, T* to, index_t stri
       }
     }
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < Blocking::own_rows * tile::units;
-         i += Blocking::threads) {
-      const int row = i / tile::units;
-      const int column = i % tile::units * tile::unit;
-      if (row >= rows || column >= d_kv) continue;
+    constexpr int rows_at_once = Blocking::threads / tile::units;
+    static_assert(Blocking::threads % tile::units == 0 && Blocking::own_rows % rows_at_once == 0);
+    const int column = static_cast<int>(threadIdx.x % tile::units) * tile::unit;
+    if (column >= d_kv) return;
+#pragma unroll
+    for (int i = 0; i < Blocking::own_rows; i += rows_at_once) {
+      const int row = i + static_cast<int>(threadIdx.x / tile::units);
+      if (row >= rows) return;
       const float* from = memory + (row / 16 * Blocking::other_warps * 16 + row % 16) * row_floats + column;
       float total[tile::unit] = {};
 #pragma unroll
