@@ -125,9 +125,9 @@ void launch_attention_backward(execution& e, const attention_inputs<T>& in, atte
   auto* const workspace = reinterpret_cast<float*>(
       e.workspace(attention_workspace_bytes(in.queries.batch, in.queries.max_length, in.keys.max_length,
                                             in.n_heads, in.d_kv, has_bias ? in.n_buckets : 0)));
-  choose_blocking<attention_tile<T, D>::row_bytes, true>(
-      longest, std::max(in.queries.tokens, in.keys.tokens), in.queries.batch, in.n_heads,
-      /*prefers_whole=*/has_bias, shared_bytes, [&]<class Blocking>(Blocking blocking) {
+  choose_blocking<attention_tile<T, D>::row_bytes>(
+      longest, std::max(in.queries.tokens, in.keys.tokens), in.queries.batch, in.n_heads, shared_bytes,
+      [&]<class Blocking>(Blocking blocking) {
         const index_t query_blocks = ceil_div(in.queries.max_length, Blocking::own_rows);
         to.key_blocks = static_cast<int>(ceil_div(in.keys.max_length, Blocking::own_rows));
         const index_t sums_of_head = in.queries.batch * query_blocks;

@@ -173,7 +173,7 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
             for (int i = 0; i < 4; ++i) scores[c][4 * h + i] *= multipliers[i];
           }
         }
-        sums.add_product(scores[c], values + (other_warp * 16 + row) * D);
+        sums.add_product(attention_weights<T>(scores[c]), values + (other_warp * 16 + row) * D);
       }
     }
     if constexpr (Blocking::stages == 2) {
@@ -238,9 +238,9 @@ void launch_attention_forward(execution& e, const attention_inputs<T>& in, matri
   const auto shared_bytes = [&]<class Blocking>(Blocking) {
     return attention_forward_memory<T, D, Blocking>::bytes(has_bias, reach);
   };
-  choose_blocking<attention_tile<T, D>::row_bytes, false>(
-      in.queries.max_length, in.queries.tokens, in.queries.batch, in.n_heads, /*prefers_whole=*/false,
-      shared_bytes, [&]<class Blocking>(Blocking blocking) {
+  choose_blocking<attention_tile<T, D>::row_bytes>(
+      in.queries.max_length, in.queries.tokens, in.queries.batch, in.n_heads, shared_bytes,
+      [&]<class Blocking>(Blocking blocking) {
         const int bytes = shared_bytes(blocking);
         const auto kernel = attention_forward_kernel<T, D, Blocking>;
         const dim3 grid(static_cast<unsigned>(ceil_div(in.queries.max_length, Blocking::own_rows)),

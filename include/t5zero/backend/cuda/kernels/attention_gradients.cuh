@@ -41,8 +41,28 @@ struct query_facts {
 inline constexpr int score_stride = 20;
 inline constexpr int score_floats = 16 * score_stride;
 
-/// Shared memory of a block: tiles (later the warps' sums), facts of queries, the warps' scratch, the bias by
-/// distance, the warps' bias gradients by distance.
+/// Do the warps of a block share its rows? Each then makes the scores of some of the other side's tiles and
+/// hands them over, to multiply those of all warps for columns of its own.
+template <class Blocking>
+inline constexpr bool hands_over = Blocking::other_warps > 1;
+
+/// A warp's sums of one result.
+template <element T, int D, class Blocking>
+using gradient_sums = attention_sums<T, D, D / Blocking::other_warps>;
+
+/// The weights of the other side's tiles that are in shared memory, for one result.
+template <element T, class Blocking>
+struct handed_weights {
+  static_assert(Blocking::own_warps == 1 || !hands_over<Blocking>);
+  static constexpr int tiles = Blocking::other_warps * Blocking::chunks;
+  static constexpr int bytes = hands_over<Blocking> ? tiles * attention_weights<T>::units * 16 : 0;
+
+  uint4* memory;
+  [[nodiscard]] __device__ uint4* at(int tile) const { return memory + tile * attention_weights<T>::units; }
+};
+
+/// Shared memory of a block: tiles, facts of queries, the warps' scratch, weights that are handed over (of a
+/// block of keys in place of the scratch, too), the bias by distance, the warps' bias gradients by distance.
 template <element T, int D, class Blocking>
 struct attention_backward_memory {
   static constexpr int row_bytes = attention_tile<T, D>::row_bytes;
@@ -51,9 +71,11 @@ struct attention_backward_memory {
   static constexpr int facts_count =
       Blocking::own_rows > Blocking::other_rows ? Blocking::own_rows : Blocking::other_rows;
   using facts = query_facts<facts_count>;
-  static constexpr int facts_at = tile_bytes > sums_bytes<D, Blocking> ? tile_bytes : sums_bytes<D, Blocking>;
+  static constexpr int facts_at = tile_bytes;
   static constexpr int scratch = facts_at + Blocking::stages * static_cast<int>(sizeof(facts));
-  static constexpr int table = scratch + Blocking::warps * score_floats * 4;
+  static constexpr int weights = scratch + Blocking::warps * score_floats * 4;
+  static constexpr int table = weights + handed_weights<T, Blocking>::bytes;
+  static_assert(weights - scratch >= handed_weights<T, Blocking>::bytes);
 
   [[nodiscard]] static constexpr int bytes(bool has_bias, int reach) {
     return table + (has_bias ? (1 + Blocking::warps) * distance_table::floats(reach) * 4 : 0);
@@ -64,13 +86,9 @@ struct attention_backward_memory {
 /// it.
 template <element T, int D, class Blocking>
 inline constexpr int attention_backward_blocks = D > 64           ? 1
-                                                 : sizeof(T) == 4 ? (Blocking::own_warps == 1 ? 3 : 1)
-                                                 : Blocking::own_warps == 1   ? 4
-                                                 : Blocking::other_warps == 1 ? 3
-                                                                              : 1;
-/// Is there room to keep the fragments of one of the block's own tiles? A dense block would spill.
-template <int D, class Blocking>
-inline constexpr bool keeps_fragments = D <= 64 && Blocking::own_warps > 1 && Blocking::other_warps > 1;
+                                                 : Blocking::own_warps == 1 ? 4
+                                                 : sizeof(T) == 4           ? 1
+                                                                            : 3;
 
 /// sums[i] = grad_context . context of queries [first, first + Count), i < Count; 0 from `rows` on.
 template <int Count, int Threads, int D, element T>

@@ -59,9 +59,14 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
   wait_for_copies();
   __syncthreads();
   const attention_rows<T, D, false> keys(own_tiles + own_row * D);
-  const attention_rows<T, D, keeps_fragments<D, Blocking>> values(own_tiles + (own_rows + own_row) * D);
-  attention_sums<T, D> key_sums;
-  attention_sums<T, D> value_sums;
+  const attention_rows<T, D, false> values(own_tiles + (own_rows + own_row) * D);
+  using weights_type = handed_weights<T, Blocking>;
+  const weights_type value_weights{reinterpret_cast<uint4*>(memory + memory_layout::scratch)};
+  const weights_type key_weights{
+      reinterpret_cast<uint4*>(memory + memory_layout::scratch + weights_type::bytes)};
+  gradient_sums<T, D, Blocking> key_sums;
+  gradient_sums<T, D, Blocking> value_sums;
+  const int first_column = other_warp * (D / Blocking::other_warps);
   int stage = 0;
   for (int first = first_query; first < place.n_queries; first += other_rows) {
     if (first > first_query) {
@@ -73,11 +78,15 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
     const T* const queries = other_tiles + stage * 2 * other_rows * D;
     const T* const gradients = queries + other_rows * D;
     const facts_type& known = facts[stage];
+    const auto counts = [&](int row) {
+      return own_row < rows && first + row < place.n_queries &&
+             (!place.causal || first + row + 15 >= warp_key);
+    };
 #pragma unroll 1
     for (int c = 0; c < Blocking::chunks; ++c) {
       const int row = (c * Blocking::other_warps + other_warp) * 16;
       const int query = first + row;
-      if (own_row >= rows || query >= place.n_queries || (place.causal && query + 15 < warp_key)) continue;
+      if (!counts(row)) continue;
       float scores[8];
       float grad_scores[8];
       multiply_rows(keys, queries + row * D, scores);
@@ -121,8 +130,25 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
         scores[e] = p * multiplier;
         grad_scores[e] = p * (grad_scores[e] * multiplier - row_sum[e % 4]);
       }
-      value_sums.add_product(scores, gradients + row * D);
-      key_sums.add_product(grad_scores, queries + row * D);
+      if constexpr (hands_over<Blocking>) {
+        attention_weights<T>(scores).store(value_weights.at(row / 16));
+        attention_weights<T>(grad_scores).store(key_weights.at(row / 16));
+      } else {
+        value_sums.add_product(attention_weights<T>(scores), gradients + row * D);
+        key_sums.add_product(attention_weights<T>(grad_scores), queries + row * D);
+      }
+    }
+    if constexpr (hands_over<Blocking>) {
+      __syncthreads();
+#pragma unroll 2
+      for (int i = 0; i < weights_type::tiles; ++i) {
+        if (!counts(i * 16)) continue;
+        attention_weights<T> weights;
+        weights.load(value_weights.at(i));
+        value_sums.add_product(weights, gradients + i * 16 * D, first_column);
+        weights.load(key_weights.at(i));
+        key_sums.add_product(weights, queries + i * 16 * D, first_column);
+      }
     }
     if constexpr (Blocking::stages == 2) {
       stage = 1 - stage;
@@ -131,10 +157,10 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
       copy_queries(0, first + other_rows);
     }
   }
-  store_sums<Blocking>(key_sums, place.row(to.grad_key, place.first_key, block_key, d_kv), to.grad_key.stride,
-                       rows, d_kv, reinterpret_cast<float*>(memory));
-  store_sums<Blocking>(value_sums, place.row(to.grad_value, place.first_key, block_key, d_kv),
-                       to.grad_value.stride, rows, d_kv, reinterpret_cast<float*>(memory));
+  store_columns(key_sums, place.row(to.grad_key, place.first_key, warp_key, d_kv), to.grad_key.stride,
+                rows - own_row, first_column, d_kv);
+  store_columns(value_sums, place.row(to.grad_value, place.first_key, warp_key, d_kv), to.grad_value.stride,
+                rows - own_row, first_column, d_kv);
 }
 
 }  // namespace t5zero::cuda::detail

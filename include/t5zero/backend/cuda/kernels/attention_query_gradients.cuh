@@ -156,9 +156,11 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
     }
   }
   const attention_rows<T, D, false> queries(own_tiles + own_row * D);
-  const attention_rows<T, D, keeps_fragments<D, Blocking>> gradients(own_tiles + (own_rows + own_row) * D);
+  const attention_rows<T, D, false> gradients(own_tiles + (own_rows + own_row) * D);
   float* const scratch = reinterpret_cast<float*>(memory + memory_layout::scratch) + warp * score_floats;
-  attention_sums<T, D> sums;
+  const handed_weights<T, Blocking> handed{reinterpret_cast<uint4*>(memory + memory_layout::weights)};
+  gradient_sums<T, D, Blocking> sums;
+  const int first_column = other_warp * (D / Blocking::other_warps);
   int stage = 0;
   for (int first = 0; first < end_key; first += other_rows) {
     if (first > 0) {
@@ -198,8 +200,22 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
                             : 0.0F;
         grad_scores[e] = p * (grad_scores[e] - row_sum[e / 4]);
       }
-      sums.add_product(grad_scores, keys + row * D);
+      const attention_weights<T> weights(grad_scores);
+      if constexpr (hands_over<Blocking>)
+        weights.store(handed.at(row / 16));
+      else
+        sums.add_product(weights, keys + row * D);
       if (has_bias) add_diagonals(grad_scores, scratch, diagonals + base - 15);
+    }
+    if constexpr (hands_over<Blocking>) {
+      __syncthreads();
+#pragma unroll 2
+      for (int i = 0; i < handed.tiles; ++i) {
+        if (first + i * 16 >= warp_end) break;
+        attention_weights<T> weights;
+        weights.load(handed.at(i));
+        sums.add_product(weights, keys + i * 16 * D, first_column);
+      }
     }
     if constexpr (Blocking::stages == 2) {
       stage = 1 - stage;
@@ -208,8 +224,8 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
       copy_keys(0, first + other_rows);
     }
   }
-  store_sums<Blocking>(sums, place.row(to.grad_query, place.first_query, block_query, d_kv),
-                       to.grad_query.stride, rows, d_kv, reinterpret_cast<float*>(memory));
+  store_columns(sums, place.row(to.grad_query, place.first_query, warp_query, d_kv), to.grad_query.stride,
+                rows - own_row, first_column, d_kv);
   if (has_bias) {
     __syncthreads();
     store_bucket_sums<T, Blocking>(place, to, buckets, occurring, reach, all_diagonals, block_sums);

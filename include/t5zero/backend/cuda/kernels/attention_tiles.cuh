@@ -46,26 +46,23 @@ struct attention_blocking {
 };
 
 /// By the bytes of a head's columns. spread: few rows a block, so that a small batch is on many
-/// multiprocessors, and a block's warps divide the other side; whole: all rows of a short sequence; dense:
-/// for many rows, which then read the other side less often.
+/// multiprocessors, and a block's warps divide the other side; dense: for many rows, which then read the
+/// other side less often.
 template <int RowBytes>
 struct attention_blockings;
 template <>
 struct attention_blockings<128> {
   using spread = attention_blocking<1, 4, 2, 1>;
-  using whole = attention_blocking<4, 2, 2, 1>;
   using dense = attention_blocking<4, 1, 4, 2>;
 };
 template <>
 struct attention_blockings<256> {
   using spread = attention_blocking<1, 4, 1, 1>;
-  using whole = attention_blocking<4, 2, 1, 1>;
   using dense = attention_blocking<4, 1, 2, 2>;
 };
 template <>
 struct attention_blockings<512> {
   using spread = attention_blocking<1, 2, 1, 1>;
-  using whole = spread;  // 64 rows would not fit
   using dense = attention_blocking<2, 1, 1, 2>;
 };
 
@@ -211,11 +208,57 @@ __device__ void multiply_rows(const attention_rows<T, D, InRegisters>& own, cons
   }
 }
 
-/// A warp's share of a [16, D] result, in fp32.
-template <element T, int D>
+/// A lane's scores as the left operand of a product: of 16-bit elements rounded to them.
+template <element T>
+struct attention_weights {
+  static constexpr int parts = sizeof(T) == 2 ? 1 : 2;
+  /// Units of 16 bytes that a warp needs to hand them over.
+  static constexpr int units = parts * warp_size;
+
+  attention_weights() = default;
+  __device__ explicit attention_weights(const float (&scores)[8]) {
+    if constexpr (sizeof(T) == 2) {
+      values[0] = round_pair<T>(scores[0], scores[1]);
+      values[1] = round_pair<T>(scores[4], scores[5]);
+      values[2] = round_pair<T>(scores[2], scores[3]);
+      values[3] = round_pair<T>(scores[6], scores[7]);
+    } else {
+#pragma unroll
+      for (int e = 0; e < 8; ++e) values[e] = __float_as_uint(scores[e]);
+    }
+  }
+  __device__ void store(uint4* to) const {
+    const int lane = static_cast<int>(threadIdx.x) % warp_size;
+#pragma unroll
+    for (int i = 0; i < parts; ++i)
+      to[i * warp_size + lane] = {values[4 * i], values[4 * i + 1], values[4 * i + 2], values[4 * i + 3]};
+  }
+  __device__ void load(const uint4* from) {
+    const int lane = static_cast<int>(threadIdx.x) % warp_size;
+#pragma unroll
+    for (int i = 0; i < parts; ++i) {
+      const uint4 part = from[i * warp_size + lane];
+      values[4 * i] = part.x;
+      values[4 * i + 1] = part.y;
+      values[4 * i + 2] = part.z;
+      values[4 * i + 3] = part.w;
+    }
+  }
+  /// Of fp32.
+  [[nodiscard]] __device__ float score(int e) const { return __uint_as_float(values[e]); }
+
+  std::uint32_t values[4 * parts];
+};
+
+/// A warp's share of a [16, D] result, in fp32: `Columns` of its columns.
+template <element T, int D, int Columns = D>
 struct attention_sums {
   static constexpr int width = sizeof(T) == 2 ? 2 : 4;  ///< neighbours that a lane holds
-  static constexpr int groups = D / 4 / width;          ///< of neighbours, in each of a lane's two rows
+  static constexpr int groups = Columns / 4 / width;    ///< of neighbours, in each of a lane's two rows
+  /// Of fp32, columns of a row that a lane loads at once, each for a product of its own: it then has sums of
+  /// twice as many neighbours.
+  static constexpr int loaded = Columns >= 32 ? 4 : 2;
+  static_assert(Columns % (sizeof(T) == 2 ? 16 : 8 * loaded) == 0);
   float values[groups][2][width] = {};
 
   [[nodiscard]] __device__ static int row(int h) {
@@ -223,7 +266,9 @@ struct attention_sums {
   }
   [[nodiscard]] __device__ static int column(int group) {
     const int lane = static_cast<int>(threadIdx.x) % 4;
-    return width == 2 ? group * 8 + lane * 2 : group / 2 * 32 + lane * 8 + group % 2 * 4;
+    constexpr int at_once = loaded / 2;
+    return width == 2 ? group * 8 + lane * 2
+                      : group / at_once * 8 * loaded + lane * 2 * loaded + group % at_once * 4;
   }
 
   /// Multiplies row(h) by factors[h].
@@ -238,52 +283,67 @@ struct attention_sums {
     }
   }
 
-  /// += weights [16, 16] other [16, D].
-  __device__ void add_product(const float (&weights)[8], const T* other) {
+  /// += weights [16, 16] other [16, first_column + (0 to Columns)].
+  __device__ void add_product(const attention_weights<T>& weights, const T* other, int first_column = 0) {
     using tile = attention_tile<T, D>;
     const int lane = static_cast<int>(threadIdx.x) % warp_size;
+    const int first_unit = first_column / tile::unit;
     if constexpr (sizeof(T) == 2) {
-      const std::uint32_t a[4] = {
-          round_pair<T>(weights[0], weights[1]), round_pair<T>(weights[4], weights[5]),
-          round_pair<T>(weights[2], weights[3]), round_pair<T>(weights[6], weights[7])};
+      const auto& a = weights.values;
       const int row = lane % 8 / 2 * 4 + lane % 2 + lane / 8 % 2 * 2;
 #pragma unroll
       for (int j = 0; j < groups; j += 2) {
         std::uint32_t b[4];
-        load_matrices_transposed(b, other + tile::offset(row, j + lane / 16));
+        load_matrices_transposed(b, other + tile::offset(row, first_unit + j + lane / 16));
         multiply_add<T>(values[j][0][0], values[j][0][1], values[j][1][0], values[j][1][1], a, b[0], b[1]);
         multiply_add<T>(values[j + 1][0][0], values[j + 1][0][1], values[j + 1][1][0], values[j + 1][1][1], a,
                         b[2], b[3]);
       }
     } else {
-      // Of 32 columns a lane loads four neighbours, each for a product of its own: what it then has of those
-      // are eight neighbours.
-      const T* const even_rows = other + tile::offset(lane % 4 * 4, lane / 4);
-      const T* const odd_rows = other + tile::offset(lane % 4 * 4 + 1, lane / 4);
+      const int unit = first_unit + lane / 4 * loaded / tile::unit;
+      const int within = lane / 4 * loaded % tile::unit;
+      const T* const even_rows = other + tile::offset(lane % 4 * 4, unit) + within;
+      const T* const odd_rows = other + tile::offset(lane % 4 * 4 + 1, unit) + within;
 #pragma unroll
-      for (int block = 0; block < D / 32; ++block) {
-        float sums[4][4] = {};
+      for (int block = 0; block < Columns / (8 * loaded); ++block) {
+        float sums[loaded][4] = {};
 #pragma unroll
         for (int i = 0; i < 4; i += 2) {
-          const float rows[4] = {weights[i], weights[4 + i], weights[i + 1], weights[5 + i]};
-          float b[2][4];
-          load_pack(even_rows + i * D + 32 * block, b[0]);
-          load_pack(odd_rows + i * D + 32 * block, b[1]);
+          const float rows[4] = {weights.score(i), weights.score(4 + i), weights.score(i + 1),
+                                 weights.score(5 + i)};
+          float b[2][loaded];
+          load_pack(even_rows + i * D + 8 * loaded * block, b[0]);
+          load_pack(odd_rows + i * D + 8 * loaded * block, b[1]);
 #pragma unroll
-          for (int c = 0; c < 4; ++c) multiply_add_fp32(sums[c], sums[c], rows, b[0][c], b[1][c]);
+          for (int c = 0; c < loaded; ++c) multiply_add_fp32(sums[c], sums[c], rows, b[0][c], b[1][c]);
         }
 #pragma unroll
-        for (int c = 0; c < 4; ++c) {
+        for (int i = 0; i < 2 * loaded; ++i) {
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            values[2 * block][h][c] += sums[c][2 * h];
-            values[2 * block + 1][h][c] += sums[c][2 * h + 1];
-          }
+          for (int h = 0; h < 2; ++h)
+            values[block * (loaded / 2) + i / 4][h][i % 4] += sums[i % loaded][2 * h + i / loaded];
         }
       }
     }
   }
 };
+
+/// Stores a warp's columns of 16 rows, of which `rows` exist; to: the first of them.
+template <element T, int D, int Columns>
+__device__ void store_columns(const attention_sums<T, D, Columns>& sums, T* to, index_t stride, int rows,
+                              int first_column, int d_kv) {
+  using sums_type = attention_sums<T, D, Columns>;
+#pragma unroll
+  for (int j = 0; j < sums_type::groups; ++j) {
+    const int column = first_column + sums_type::column(j);
+    if (column >= d_kv) continue;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = sums_type::row(h);
+      if (row < rows) store_pack(to + row * stride + column, sums.values[j][h]);
+    }
+  }
+}
 
 /// Floats between rows of a warp's sums in shared memory.
 template <int D>
@@ -303,16 +363,7 @@ __device__ void store_sums(const attention_sums<T, D>& sums, T* to, index_t stri
   using sums_type = attention_sums<T, D>;
   const int warp = static_cast<int>(threadIdx.x) / warp_size;
   if constexpr (Blocking::other_warps == 1) {
-#pragma unroll
-    for (int j = 0; j < sums_type::groups; ++j) {
-      const int column = sums_type::column(j);
-      if (column >= d_kv) continue;
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int row = warp * 16 + sums_type::row(h);
-        if (row < rows) store_pack(to + row * stride + column, sums.values[j][h]);
-      }
-    }
+    store_columns(sums, to + warp * 16 * stride, stride, rows - warp * 16, 0, d_kv);
   } else {
     constexpr int row_floats = sums_stride<D>;
     __syncthreads();
@@ -441,28 +492,18 @@ void check_attention(const attention_inputs<T>& in) {
 }
 
 /// Calls launch(blocking) with the blocking for sequences of at most max_rows rows, among those whose
-/// shared_bytes(blocking) a block may have; tokens: of all sequences. prefers_whole: is it worth time that
-/// one block has all rows of a head?
-template <int RowBytes, bool HasWhole, class SharedBytes, class Launch>
-void choose_blocking(index_t max_rows, index_t tokens, index_t sequences, index_t n_heads, bool prefers_whole,
+/// shared_bytes(blocking) a block may have; tokens: of all sequences.
+template <int RowBytes, class SharedBytes, class Launch>
+void choose_blocking(index_t max_rows, index_t tokens, index_t sequences, index_t n_heads,
                      const SharedBytes& shared_bytes, const Launch& launch) {
   using blockings = attention_blockings<RowBytes>;
   typename blockings::spread spread;
-  typename blockings::whole whole;
   typename blockings::dense dense;
   // Two for each multiprocessor of a large GPU; short sequences leave most warps of a dense block idle.
   constexpr index_t enough_blocks = 256;
-  const bool is_whole = HasWhole && prefers_whole && sequences == 1 && max_rows <= whole.own_rows;
   const bool is_dense = max_rows > 64 && tokens > 48 * sequences &&
                         ceil_div(max_rows, dense.own_rows) * sequences * n_heads >= enough_blocks;
-  const index_t limit = is_whole || is_dense ? current_token_device().shared_bytes : 0;
-  if constexpr (HasWhole) {
-    if (is_whole && shared_bytes(whole) <= limit) {
-      launch(whole);
-      return;
-    }
-  }
-  if (is_dense && shared_bytes(dense) <= limit) {
+  if (is_dense && shared_bytes(dense) <= current_token_device().shared_bytes) {
     launch(dense);
   } else {
     launch(spread);
