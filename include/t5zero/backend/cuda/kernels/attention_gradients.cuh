@@ -85,7 +85,7 @@ struct attention_backward_memory {
 /// Registers decide how many blocks share a multiprocessor: of wide heads, or in fp32, one block's sums fill
 /// it.
 template <element T, int D, class Blocking>
-inline constexpr int attention_backward_blocks = D > 64           ? 1
+inline constexpr int attention_backward_blocks = D > 64                     ? 1
                                                  : Blocking::own_warps == 1 ? 4
                                                  : sizeof(T) == 4           ? 1
                                                                             : 3;

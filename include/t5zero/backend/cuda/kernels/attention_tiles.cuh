@@ -245,7 +245,9 @@ struct attention_weights {
     }
   }
   /// Of fp32.
-  [[nodiscard]] __device__ float score(int e) const { return __uint_as_float(values[e]); }
+  [[nodiscard]] __device__ float score(int e) const {
+    return __uint_as_float(values[e]);
+  }
 
   std::uint32_t values[4 * parts];
 };
