@@ -26,14 +26,16 @@ namespace t5zero::cuda {
 
 namespace detail {
 
-/// Shared memory of a block: tiles (later the warps' sums), the warps' softmax, the bias.
+/// Shared memory of a block: tiles, weights that are handed over, the warps' maxima or sums of their rows,
+/// the bias.
 template <element T, int D, class Blocking>
 struct attention_forward_memory {
   static constexpr int row_bytes = attention_tile<T, D>::row_bytes;
   static constexpr int tile_bytes =
       (Blocking::own_rows + Blocking::stages * 2 * Blocking::other_rows) * row_bytes;
-  static constexpr int softmax = tile_bytes > sums_bytes<D, Blocking> ? tile_bytes : sums_bytes<D, Blocking>;
-  static constexpr int table = softmax + Blocking::warps * 16 * 8;
+  static constexpr int weights = tile_bytes;
+  static constexpr int rows = weights + handed_weights<T, Blocking>::bytes;
+  static constexpr int table = rows + 2 * Blocking::warps * 16 * 4;
 
   [[nodiscard]] static constexpr int bytes(bool has_bias, int reach) {
     return table + (has_bias ? distance_table::floats(reach) * 4 : 0);
@@ -105,8 +107,12 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
   wait_for_copies();
   __syncthreads();
   const attention_rows<T, D, true> queries(query_tile + own_row * D);
-  attention_sums<T, D> sums;
-  float maximum[2] = {-INFINITY, -INFINITY};  // of the scores times log2(e)
+  const handed_weights<T, Blocking> handed{reinterpret_cast<uint4*>(memory + memory_layout::weights)};
+  float* const row_maxima = reinterpret_cast<float*>(memory + memory_layout::rows);  // [warps][16]
+  float* const row_totals = row_maxima + Blocking::warps * 16;
+  share_of_sums<T, D, Blocking> sums;
+  const int first_column = other_warp * (D / Blocking::other_warps);
+  float maximum[2] = {-INFINITY, -INFINITY};  // of the scores times log2(e), those of all warps of the rows
   float total[2] = {0.0F, 0.0F};              // of this lane's columns
   int stage = 0;
   for (int first = 0; first < end_key; first += other_rows) {
@@ -118,7 +124,7 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
     const T* const keys = other_tiles + stage * 2 * other_rows * D;
     const T* const values = keys + other_rows * D;
     const int warp_first = first + other_warp * 16;
-    if (warp_first < warp_end) {
+    if (hands_over<Blocking> || warp_first < warp_end) {
       float scores[chunks][8];
       float tile_maximum[2] = {-INFINITY, -INFINITY};
 #pragma unroll
@@ -140,12 +146,28 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
           tile_maximum[e / 4] = fmaxf(tile_maximum[e / 4], scores[c][e]);
         }
       }
-      float subtrahend[2];
-      float rescale[2];
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         tile_maximum[h] = fmaxf(tile_maximum[h], __shfl_xor_sync(all_lanes, tile_maximum[h], 1));
         tile_maximum[h] = fmaxf(tile_maximum[h], __shfl_xor_sync(all_lanes, tile_maximum[h], 2));
+      }
+      if constexpr (hands_over<Blocking>) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          if (lane % 4 == 0) row_maxima[warp * 16 + lane / 4 + 8 * h] = tile_maximum[h];
+        }
+        __syncthreads();
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+#pragma unroll
+          for (int w = 0; w < Blocking::other_warps; ++w)
+            tile_maximum[h] = fmaxf(tile_maximum[h], row_maxima[w * 16 + lane / 4 + 8 * h]);
+        }
+      }
+      float subtrahend[2];
+      float rescale[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
         const float next = fmaxf(maximum[h], tile_maximum[h]);
         subtrahend[h] = next == -INFINITY ? 0.0F : next;  // no visible key so far: all powers are 0
         rescale[h] = power_of_two(maximum[h] - subtrahend[h]);
@@ -173,7 +195,21 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
             for (int i = 0; i < 4; ++i) scores[c][4 * h + i] *= multipliers[i];
           }
         }
-        sums.add_product(attention_weights<T>(scores[c]), values + (other_warp * 16 + row) * D);
+        const attention_weights<T> weights(scores[c]);
+        if constexpr (hands_over<Blocking>)
+          weights.store(handed.at(c * Blocking::other_warps + other_warp));
+        else
+          sums.add_product(weights, values + row * D);
+      }
+      if constexpr (hands_over<Blocking>) {
+        __syncthreads();
+#pragma unroll 2
+        for (int i = 0; i < handed.tiles; ++i) {
+          if (first + i * 16 >= warp_end) break;
+          attention_weights<T> weights;
+          weights.load(handed.at(i));
+          sums.add_product(weights, values + i * 16 * D, first_column);
+        }
       }
     }
     if constexpr (Blocking::stages == 2) {
@@ -189,42 +225,32 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
     total[h] += __shfl_xor_sync(all_lanes, total[h], 1);
     total[h] += __shfl_xor_sync(all_lanes, total[h], 2);
   }
-  float factor[2] = {1.0F, 1.0F};
-  if constexpr (Blocking::other_warps > 1) {
-    // Warps that share rows bring their softmax to one maximum.
-    auto* const shares = reinterpret_cast<float2*>(memory + memory_layout::softmax);
+  if constexpr (hands_over<Blocking>) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      if (lane % 4 == 0) shares[warp * 16 + lane / 4 + 8 * h] = float2{maximum[h], total[h]};
+      if (lane % 4 == 0) row_totals[warp * 16 + lane / 4 + 8 * h] = total[h];
     }
     __syncthreads();
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float2* const row = shares + (warp - other_warp) * 16 + lane / 4 + 8 * h;
-      const float own = maximum[h];
-#pragma unroll
-      for (int w = 0; w < Blocking::other_warps; ++w) maximum[h] = fmaxf(maximum[h], row[w * 16].x);
-      const float subtrahend = maximum[h] == -INFINITY ? 0.0F : maximum[h];
-      factor[h] = power_of_two(own - subtrahend);
       total[h] = 0.0F;
 #pragma unroll
-      for (int w = 0; w < Blocking::other_warps; ++w) {
-        total[h] += row[w * 16].y * power_of_two(row[w * 16].x - subtrahend);
-      }
+      for (int w = 0; w < Blocking::other_warps; ++w) total[h] += row_totals[w * 16 + lane / 4 + 8 * h];
     }
   }
+  float factor[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = own_row + lane / 4 + 8 * h;
-    factor[h] = total[h] > 0.0F ? factor[h] / total[h] : 0.0F;
+    factor[h] = total[h] > 0.0F ? 1.0F / total[h] : 0.0F;
     if (other_warp == 0 && lane % 4 == 0 && row < rows) {
       log_sum_exp(place.first_query + block_query + row, place.head) =
           total[h] > 0.0F ? fmaf(maximum[h], ln_2, logf(total[h])) : 0.0F;
     }
   }
   sums.scale(factor);
-  store_sums<Blocking>(sums, place.row(context, place.first_query, block_query, d_kv), context.stride, rows,
-                       d_kv, reinterpret_cast<float*>(memory));
+  store_columns(sums, place.row(context, place.first_query, warp_query, d_kv), context.stride, rows - own_row,
+                first_column, d_kv);
 }
 
 template <element T, int D>

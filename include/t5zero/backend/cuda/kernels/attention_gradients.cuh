@@ -41,26 +41,6 @@ struct query_facts {
 inline constexpr int score_stride = 20;
 inline constexpr int score_floats = 16 * score_stride;
 
-/// Do the warps of a block share its rows? Each then makes the scores of some of the other side's tiles and
-/// hands them over, to multiply those of all warps for columns of its own.
-template <class Blocking>
-inline constexpr bool hands_over = Blocking::other_warps > 1;
-
-/// A warp's sums of one result.
-template <element T, int D, class Blocking>
-using gradient_sums = attention_sums<T, D, D / Blocking::other_warps>;
-
-/// The weights of the other side's tiles that are in shared memory, for one result.
-template <element T, class Blocking>
-struct handed_weights {
-  static_assert(Blocking::own_warps == 1 || !hands_over<Blocking>);
-  static constexpr int tiles = Blocking::other_warps * Blocking::chunks;
-  static constexpr int bytes = hands_over<Blocking> ? tiles * attention_weights<T>::units * 16 : 0;
-
-  uint4* memory;
-  [[nodiscard]] __device__ uint4* at(int tile) const { return memory + tile * attention_weights<T>::units; }
-};
-
 /// Shared memory of a block: tiles, facts of queries, the warps' scratch, weights that are handed over (of a
 /// block of keys in place of the scratch, too), the bias by distance, the warps' bias gradients by distance.
 template <element T, int D, class Blocking>

@@ -64,8 +64,8 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
   const weights_type value_weights{reinterpret_cast<uint4*>(memory + memory_layout::scratch)};
   const weights_type key_weights{
       reinterpret_cast<uint4*>(memory + memory_layout::scratch + weights_type::bytes)};
-  gradient_sums<T, D, Blocking> key_sums;
-  gradient_sums<T, D, Blocking> value_sums;
+  share_of_sums<T, D, Blocking> key_sums;
+  share_of_sums<T, D, Blocking> value_sums;
   const int first_column = other_warp * (D / Blocking::other_warps);
   int stage = 0;
   for (int first = first_query; first < place.n_queries; first += other_rows) {

@@ -159,7 +159,7 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
   const attention_rows<T, D, false> gradients(own_tiles + (own_rows + own_row) * D);
   float* const scratch = reinterpret_cast<float*>(memory + memory_layout::scratch) + warp * score_floats;
   const handed_weights<T, Blocking> handed{reinterpret_cast<uint4*>(memory + memory_layout::weights)};
-  gradient_sums<T, D, Blocking> sums;
+  share_of_sums<T, D, Blocking> sums;
   const int first_column = other_warp * (D / Blocking::other_warps);
   int stage = 0;
   for (int first = 0; first < end_key; first += other_rows) {

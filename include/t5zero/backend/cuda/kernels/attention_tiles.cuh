@@ -347,58 +347,25 @@ __device__ void store_columns(const attention_sums<T, D, Columns>& sums, T* to, 
   }
 }
 
-/// Floats between rows of a warp's sums in shared memory.
-template <int D>
-inline constexpr int sums_stride = D + 8;
+/// Do the warps of a block share its rows? Each then makes the scores of some of the other side's tiles and
+/// hands them over, to multiply those of all warps for columns of its own.
+template <class Blocking>
+inline constexpr bool hands_over = Blocking::other_warps > 1;
 
-/// Bytes of shared memory that store_sums needs.
-template <int D, class Blocking>
-inline constexpr int sums_bytes = Blocking::other_warps == 1 ? 0 : Blocking::warps * 16 * sums_stride<D> * 4;
+/// A warp's sums of one result of the block.
+template <element T, int D, class Blocking>
+using share_of_sums = attention_sums<T, D, D / Blocking::other_warps>;
 
-/// Adds up the sums of the warps that share rows, in their order, and stores the first `rows` rows of the
-/// block's own. `memory`: sums_bytes, used by all threads; what was there must no longer be needed after a
-/// barrier.
-template <class Blocking, element T, int D>
-__device__ void store_sums(const attention_sums<T, D>& sums, T* to, index_t stride, int rows, int d_kv,
-                           float* memory) {
-  using tile = attention_tile<T, D>;
-  using sums_type = attention_sums<T, D>;
-  const int warp = static_cast<int>(threadIdx.x) / warp_size;
-  if constexpr (Blocking::other_warps == 1) {
-    store_columns(sums, to + warp * 16 * stride, stride, rows - warp * 16, 0, d_kv);
-  } else {
-    constexpr int row_floats = sums_stride<D>;
-    __syncthreads();
-#pragma unroll
-    for (int j = 0; j < sums_type::groups; ++j) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        store_pack(memory + (warp * 16 + sums_type::row(h)) * row_floats + sums_type::column(j),
-                   sums.values[j][h]);
-      }
-    }
-    __syncthreads();
-    constexpr int rows_at_once = Blocking::threads / tile::units;
-    static_assert(Blocking::threads % tile::units == 0 && Blocking::own_rows % rows_at_once == 0);
-    const int column = static_cast<int>(threadIdx.x % tile::units) * tile::unit;
-    if (column >= d_kv) return;
-#pragma unroll
-    for (int i = 0; i < Blocking::own_rows; i += rows_at_once) {
-      const int row = i + static_cast<int>(threadIdx.x / tile::units);
-      if (row >= rows) return;
-      const float* from = memory + (row / 16 * Blocking::other_warps * 16 + row % 16) * row_floats + column;
-      float total[tile::unit] = {};
-#pragma unroll
-      for (int w = 0; w < Blocking::other_warps; ++w) {
-        float part[tile::unit];
-        load_pack(from + w * 16 * row_floats, part);
-#pragma unroll
-        for (int c = 0; c < tile::unit; ++c) total[c] += part[c];
-      }
-      store_pack(to + row * stride + column, total);
-    }
-  }
-}
+/// The weights of the other side's tiles that are in shared memory, for one result.
+template <element T, class Blocking>
+struct handed_weights {
+  static_assert(Blocking::own_warps == 1 || !hands_over<Blocking>);
+  static constexpr int tiles = Blocking::other_warps * Blocking::chunks;
+  static constexpr int bytes = hands_over<Blocking> ? tiles * attention_weights<T>::units * 16 : 0;
+
+  uint4* memory;
+  [[nodiscard]] __device__ uint4* at(int tile) const { return memory + tile * attention_weights<T>::units; }
+};
 
 /// The bias of one head by distance key - query, times log2(e), in shared memory. From `reach` on, in either
 /// direction, all distances have one bucket: 16 x 16 scores that lie beyond are moved to where they just do,
@@ -503,8 +470,8 @@ void choose_blocking(index_t max_rows, index_t tokens, index_t sequences, index_
   typename blockings::dense dense;
   // Two for each multiprocessor of a large GPU; short sequences leave most warps of a dense block idle.
   constexpr index_t enough_blocks = 256;
-  const bool is_dense = max_rows > 64 && tokens > 48 * sequences &&
-                        ceil_div(max_rows, dense.own_rows) * sequences * n_heads >= enough_blocks;
+  const bool is_dense =
+      max_rows > 64 && tokens > 48 * sequences && ceil_div(tokens, dense.own_rows) * n_heads >= enough_blocks;
   if (is_dense && shared_bytes(dense) <= current_token_device().shared_bytes) {
     launch(dense);
   } else {
