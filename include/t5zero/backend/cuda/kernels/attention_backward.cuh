@@ -5,9 +5,9 @@
 //
 // One launch makes all three gradients: some blocks own keys and pass over the queries, others own queries
 // and pass over the keys, so nothing is added across blocks but the bias's gradient: each block of queries
-// leaves a sum for each bucket in the workspace, and a second small kernel adds them up in a fixed order (a
-// single block of queries for each head adds its own, without a second launch). For long sequences a kernel
-// before them computes the row sums of g context.
+// leaves a sum for each bucket in the workspace, and a second small kernel adds them up in a fixed order (of
+// one sequence of at most 16 queries a block adds its own, without a second launch). For long sequences a
+// kernel before them computes the row sums of g context.
 //
 // Shapes: attention_inputs<T> (backend/backend.hpp); context, grad_context and grad_query [query tokens,
 // n_heads * d_kv], grad_key and grad_value [key tokens, n_heads * d_kv], log_sum_exp [query tokens, n_heads],
@@ -15,14 +15,15 @@
 // grad_query, grad_key and grad_value; accumulates to grad_bias. Deterministic. In 16-bit types m p and ds
 // are rounded to T before their products; sums are fp32. One stream; workspace: attention_workspace_bytes.
 //
-// Measured on an H100, in a chain of graph nodes: t5-small, fp16, 48 tokens: 8.1 us, and 1.4 for the bias's
-// sums; t5-large, fp32, 4 sequences of 60: 17 us. Floor of 4 x 1024 tokens, 16 heads, fp16 with dropout: 260
-// us, seven products and Philox twice.
+// Measured on an H200, in a chain of graph nodes: t5-small, fp16, 48 tokens: 4.2 us, and 1.4 for the bias's
+// sums; t5-large, fp32, 4 sequences of 35 to 80: 16 and 1.6. Floor of 4 x 1024 tokens, 16 heads, fp16 with
+// dropout: 260 us, seven products and Philox twice.
 #pragma once
 
 #include <algorithm>
 
 #include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cuda/attention_blocking.hpp>
 #include <t5zero/backend/cuda/attention_workspace.hpp>
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
@@ -131,7 +132,7 @@ void launch_attention_backward(execution& e, const attention_inputs<T>& in, atte
         const index_t query_blocks = ceil_div(in.queries.max_length, Blocking::own_rows);
         to.key_blocks = static_cast<int>(ceil_div(in.keys.max_length, Blocking::own_rows));
         const index_t sums_of_head = in.queries.batch * query_blocks;
-        if (Blocking::other_warps == 1 && in.queries.tokens > 0) {
+        if (!Blocking::hands_over && in.queries.tokens > 0) {
           // Blocks of keys pass over long sequences of queries: row sums once, not once for each of them.
           float* const row_sums = workspace + sums_of_head * in.n_heads * (has_bias ? in.n_buckets : 0);
           constexpr int threads = 256;

@@ -9,15 +9,18 @@
 // and the lengths alone. A query without keys has context 0 and log-sum-exp 0. Products run on tensor cores
 // with fp32 sums; in fp32 each is three in TF32. One stream, no workspace.
 //
-// Measured on an H100, in a chain of graph nodes: t5-small, fp16, 48 tokens: 4.4 us (a launch, three
-// dependent reads of the second-level cache, one tile). Floor of 4 x 1024 tokens, 16 heads, fp16 with
-// dropout: 75 us, Philox and the exponentials of 67 million scores.
+// Measured on an H200, in a chain of graph nodes: t5-small, fp16, 48 tokens: 2.7 us (a launch, three
+// dependent reads of the second-level cache, one tile); t5-large, fp32, 4 sequences of 35 to 80: 7.9. Floor
+// of 4 x 1024 tokens, 16 heads, fp16 with dropout: 75 us, Philox and the exponentials of 67 million scores.
 #pragma once
 
 #include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cuda/attention_blocking.hpp>
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
+#include <t5zero/backend/cuda/kernels/attention_sums.cuh>
 #include <t5zero/backend/cuda/kernels/attention_tiles.cuh>
+#include <t5zero/backend/cuda/kernels/distance_table.cuh>
 #include <t5zero/backend/cuda/kernels/dropout_mask.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/operations.hpp>
@@ -26,8 +29,8 @@ namespace t5zero::cuda {
 
 namespace detail {
 
-/// Shared memory of a block: tiles, weights that are handed over, the warps' maxima or sums of their rows,
-/// the bias.
+/// Shared memory of a block: tiles, weights that are handed over, the warps' maxima (later the sums) of their
+/// rows, the bias.
 template <element T, int D, class Blocking>
 struct attention_forward_memory {
   static constexpr int row_bytes = attention_tile<T, D>::row_bytes;
@@ -35,7 +38,7 @@ struct attention_forward_memory {
       (Blocking::own_rows + Blocking::stages * 2 * Blocking::other_rows) * row_bytes;
   static constexpr int weights = tile_bytes;
   static constexpr int rows = weights + handed_weights<T, Blocking>::bytes;
-  static constexpr int table = rows + 2 * Blocking::warps * 16 * 4;
+  static constexpr int table = rows + (Blocking::hands_over ? Blocking::warps * 16 * 4 : 0);
 
   [[nodiscard]] static constexpr int bytes(bool has_bias, int reach) {
     return table + (has_bias ? distance_table::floats(reach) * 4 : 0);
@@ -108,10 +111,9 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
   __syncthreads();
   const attention_rows<T, D, true> queries(query_tile + own_row * D);
   const handed_weights<T, Blocking> handed{reinterpret_cast<uint4*>(memory + memory_layout::weights)};
-  float* const row_maxima = reinterpret_cast<float*>(memory + memory_layout::rows);  // [warps][16]
-  float* const row_totals = row_maxima + Blocking::warps * 16;
+  float* const of_rows = reinterpret_cast<float*>(memory + memory_layout::rows);  // [warps][16]
   share_of_sums<T, D, Blocking> sums;
-  const int first_column = other_warp * (D / Blocking::other_warps);
+  const int first_column = other_warp * share_columns<D, Blocking>;
   float maximum[2] = {-INFINITY, -INFINITY};  // of the scores times log2(e), those of all warps of the rows
   float total[2] = {0.0F, 0.0F};              // of this lane's columns
   int stage = 0;
@@ -124,18 +126,14 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
     const T* const keys = other_tiles + stage * 2 * other_rows * D;
     const T* const values = keys + other_rows * D;
     const int warp_first = first + other_warp * 16;
-    if (hands_over<Blocking> || warp_first < warp_end) {
+    if (Blocking::hands_over || warp_first < warp_end) {
       float scores[chunks][8];
       float tile_maximum[2] = {-INFINITY, -INFINITY};
 #pragma unroll
       for (int c = 0; c < chunks; ++c) {
         const int row = c * Blocking::other_warps * 16;
         const int key = warp_first + row;
-        if (key >= warp_end) {
-#pragma unroll
-          for (float& score : scores[c]) score = -INFINITY;
-          continue;
-        }
+        if (key >= warp_end) continue;
         multiply_rows(queries, keys + (other_warp * 16 + row) * D, scores[c]);
         const int column = key + lane % 4 * 4;
         const int base = has_bias ? bias.base(key, warp_query) + lane % 4 * 4 - lane / 4 : 0;
@@ -151,17 +149,17 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
         tile_maximum[h] = fmaxf(tile_maximum[h], __shfl_xor_sync(all_lanes, tile_maximum[h], 1));
         tile_maximum[h] = fmaxf(tile_maximum[h], __shfl_xor_sync(all_lanes, tile_maximum[h], 2));
       }
-      if constexpr (hands_over<Blocking>) {
+      if constexpr (Blocking::hands_over) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          if (lane % 4 == 0) row_maxima[warp * 16 + lane / 4 + 8 * h] = tile_maximum[h];
+          if (lane % 4 == 0) of_rows[warp * 16 + lane / 4 + 8 * h] = tile_maximum[h];
         }
         __syncthreads();
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
 #pragma unroll
           for (int w = 0; w < Blocking::other_warps; ++w)
-            tile_maximum[h] = fmaxf(tile_maximum[h], row_maxima[w * 16 + lane / 4 + 8 * h]);
+            tile_maximum[h] = fmaxf(tile_maximum[h], of_rows[w * 16 + lane / 4 + 8 * h]);
         }
       }
       float subtrahend[2];
@@ -196,15 +194,15 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
           }
         }
         const attention_weights<T> weights(scores[c]);
-        if constexpr (hands_over<Blocking>)
+        if constexpr (Blocking::hands_over)
           weights.store(handed.at(c * Blocking::other_warps + other_warp));
         else
-          sums.add_product(weights, values + row * D);
+          sums.add_product(weights, values + row * D, first_column);
       }
-      if constexpr (hands_over<Blocking>) {
+      if constexpr (Blocking::hands_over) {
         __syncthreads();
-#pragma unroll 2
-        for (int i = 0; i < handed.tiles; ++i) {
+#pragma unroll 4
+        for (int i = 0; i < handed_weights<T, Blocking>::tiles; ++i) {
           if (first + i * 16 >= warp_end) break;
           attention_weights<T> weights;
           weights.load(handed.at(i));
@@ -225,17 +223,17 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
     total[h] += __shfl_xor_sync(all_lanes, total[h], 1);
     total[h] += __shfl_xor_sync(all_lanes, total[h], 2);
   }
-  if constexpr (hands_over<Blocking>) {
+  if constexpr (Blocking::hands_over) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      if (lane % 4 == 0) row_totals[warp * 16 + lane / 4 + 8 * h] = total[h];
+      if (lane % 4 == 0) of_rows[warp * 16 + lane / 4 + 8 * h] = total[h];
     }
     __syncthreads();
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       total[h] = 0.0F;
 #pragma unroll
-      for (int w = 0; w < Blocking::other_warps; ++w) total[h] += row_totals[w * 16 + lane / 4 + 8 * h];
+      for (int w = 0; w < Blocking::other_warps; ++w) total[h] += of_rows[w * 16 + lane / 4 + 8 * h];
     }
   }
   float factor[2];

@@ -5,8 +5,10 @@
 #include <cstdint>
 
 #include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cuda/attention_blocking.hpp>
+#include <t5zero/backend/cuda/kernels/attention_sums.cuh>
 #include <t5zero/backend/cuda/kernels/attention_tiles.cuh>
-#include <t5zero/backend/cuda/kernels/row_access.cuh>
+#include <t5zero/backend/cuda/kernels/distance_table.cuh>
 
 namespace t5zero::cuda::detail {
 
@@ -41,8 +43,8 @@ struct query_facts {
 inline constexpr int score_stride = 20;
 inline constexpr int score_floats = 16 * score_stride;
 
-/// Shared memory of a block: tiles, facts of queries, the warps' scratch, weights that are handed over (of a
-/// block of keys in place of the scratch, too), the bias by distance, the warps' bias gradients by distance.
+/// Shared memory of a block: tiles, facts of queries, the warps' scratch (a block of keys has a second set of
+/// weights there), weights that are handed over, the bias by distance, the warps' bias gradients by distance.
 template <element T, int D, class Blocking>
 struct attention_backward_memory {
   static constexpr int row_bytes = attention_tile<T, D>::row_bytes;
@@ -62,13 +64,13 @@ struct attention_backward_memory {
   }
 };
 
-/// Registers decide how many blocks share a multiprocessor: of wide heads, or in fp32, one block's sums fill
-/// it.
+/// Registers decide how many blocks share a multiprocessor: of wide heads, and of dense blocks in fp32, whose
+/// sums fill it, the compiler has all that it asks for.
 template <element T, int D, class Blocking>
-inline constexpr int attention_backward_blocks = D > 64                     ? 1
-                                                 : Blocking::own_warps == 1 ? 4
-                                                 : sizeof(T) == 4           ? 1
-                                                                            : 3;
+inline constexpr int attention_backward_blocks = D > 64                 ? 1
+                                                 : Blocking::hands_over ? 4
+                                                 : sizeof(T) == 4       ? 1
+                                                                        : 3;
 
 /// sums[i] = grad_context . context of queries [first, first + Count), i < Count; 0 from `rows` on.
 template <int Count, int Threads, int D, element T>

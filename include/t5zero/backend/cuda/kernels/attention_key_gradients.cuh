@@ -5,7 +5,9 @@
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/kernels/attention_gradients.cuh>
+#include <t5zero/backend/cuda/kernels/attention_sums.cuh>
 #include <t5zero/backend/cuda/kernels/attention_tiles.cuh>
+#include <t5zero/backend/cuda/kernels/distance_table.cuh>
 #include <t5zero/backend/cuda/kernels/dropout_mask.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 
@@ -62,11 +64,10 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
   const attention_rows<T, D, false> values(own_tiles + (own_rows + own_row) * D);
   using weights_type = handed_weights<T, Blocking>;
   const weights_type value_weights{reinterpret_cast<uint4*>(memory + memory_layout::scratch)};
-  const weights_type key_weights{
-      reinterpret_cast<uint4*>(memory + memory_layout::scratch + weights_type::bytes)};
+  const weights_type key_weights{reinterpret_cast<uint4*>(memory + memory_layout::weights)};
   share_of_sums<T, D, Blocking> key_sums;
   share_of_sums<T, D, Blocking> value_sums;
-  const int first_column = other_warp * (D / Blocking::other_warps);
+  const int first_column = other_warp * share_columns<D, Blocking>;
   int stage = 0;
   for (int first = first_query; first < place.n_queries; first += other_rows) {
     if (first > first_query) {
@@ -130,15 +131,15 @@ __device__ void attention_key_gradients(const attention_inputs<T>& in, const att
         scores[e] = p * multiplier;
         grad_scores[e] = p * (grad_scores[e] * multiplier - row_sum[e % 4]);
       }
-      if constexpr (hands_over<Blocking>) {
+      if constexpr (Blocking::hands_over) {
         attention_weights<T>(scores).store(value_weights.at(row / 16));
         attention_weights<T>(grad_scores).store(key_weights.at(row / 16));
       } else {
-        value_sums.add_product(attention_weights<T>(scores), gradients + row * D);
-        key_sums.add_product(attention_weights<T>(grad_scores), queries + row * D);
+        value_sums.add_product(attention_weights<T>(scores), gradients + row * D, first_column);
+        key_sums.add_product(attention_weights<T>(grad_scores), queries + row * D, first_column);
       }
     }
-    if constexpr (hands_over<Blocking>) {
+    if constexpr (Blocking::hands_over) {
       __syncthreads();
 #pragma unroll 2
       for (int i = 0; i < weights_type::tiles; ++i) {

@@ -6,7 +6,9 @@
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/kernels/attention_gradients.cuh>
+#include <t5zero/backend/cuda/kernels/attention_sums.cuh>
 #include <t5zero/backend/cuda/kernels/attention_tiles.cuh>
+#include <t5zero/backend/cuda/kernels/distance_table.cuh>
 #include <t5zero/backend/cuda/kernels/dropout_mask.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/relative_bias.cuh>
@@ -160,7 +162,7 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
   float* const scratch = reinterpret_cast<float*>(memory + memory_layout::scratch) + warp * score_floats;
   const handed_weights<T, Blocking> handed{reinterpret_cast<uint4*>(memory + memory_layout::weights)};
   share_of_sums<T, D, Blocking> sums;
-  const int first_column = other_warp * (D / Blocking::other_warps);
+  const int first_column = other_warp * share_columns<D, Blocking>;
   int stage = 0;
   for (int first = 0; first < end_key; first += other_rows) {
     if (first > 0) {
@@ -201,16 +203,16 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
         grad_scores[e] = p * (grad_scores[e] - row_sum[e / 4]);
       }
       const attention_weights<T> weights(grad_scores);
-      if constexpr (hands_over<Blocking>)
+      if constexpr (Blocking::hands_over)
         weights.store(handed.at(row / 16));
       else
-        sums.add_product(weights, keys + row * D);
+        sums.add_product(weights, keys + row * D, first_column);
       if (has_bias) add_diagonals(grad_scores, scratch, diagonals + base - 15);
     }
-    if constexpr (hands_over<Blocking>) {
+    if constexpr (Blocking::hands_over) {
       __syncthreads();
 #pragma unroll 2
-      for (int i = 0; i < handed.tiles; ++i) {
+      for (int i = 0; i < handed_weights<T, Blocking>::tiles; ++i) {
         if (first + i * 16 >= warp_end) break;
         attention_weights<T> weights;
         weights.load(handed.at(i));
