@@ -10,7 +10,7 @@
 # each alone and one a GPU, and are counted. Of racecheck's reports those on t5zero's kernels count: cuBLASLt's wait by
 # means that it does not know, and where it is told to look past them (--kernel-name) it fails in a training of 16 bits,
 # with an illegal access that no other tool finds. synccheck looks at t5zero's kernels alone: a graph of many more takes
-# more memory than it finds; it does not count a block's barriers in shared memory, and is told a number.
+# more memory than it finds; it is told how many barriers in shared memory to follow (64 are too few, 65536 make it fail).
 # SANITIZED_KERNELS, as --kernel-name takes it, narrows every tool (kns=_: all, for synccheck), and then every report
 # counts. Stopped by SIGTERM it reports on the cases that have ended. Exit code: 1 if a case was not clean, or did not
 # end.
@@ -50,7 +50,7 @@ start=$(date +%s)
 kernels=${SANITIZED_KERNELS:-}
 [ "$tool" = synccheck ] && kernels=${kernels:-kns=t5zero}
 set -- ${kernels:+--kernel-name "$kernels"}
-[ "$tool" = synccheck ] && set -- "$@" --num-cuda-barriers 16
+[ "$tool" = synccheck ] && set -- "$@" --num-cuda-barriers 512
 timeout "$seconds" compute-sanitizer --tool "$tool" "$@" --launch-timeout 60 --print-limit 0 --error-exitcode 99 \
   "$program" "$names" >"$output" 2>&1
 status=$?

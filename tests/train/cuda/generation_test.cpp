@@ -49,11 +49,13 @@ TEMPLATE_TEST_CASE(
     };
     const auto generated = [&] { return generated_by(trainer); };
     const auto first = generated();
-    CHECK(generated() == first);
-    settings.overlaps_launches = false;
-    t5zero::trainer<run> one_by_one(model::shape, golden::shape_of(batch), settings);
-    one_by_one.initialize(7, 1.0);
-    CHECK(generated_by(one_by_one) == first);
+    if (!brief) {  // the same kernels again
+      CHECK(generated() == first);
+      settings.overlaps_launches = false;
+      t5zero::trainer<run> one_by_one(model::shape, golden::shape_of(batch), settings);
+      one_by_one.initialize(7, 1.0);
+      CHECK(generated_by(one_by_one) == first);
+    }
     options.no_repeat_ngram_size = 50;  // changes nothing, but is not for the device
     REQUIRE(!t5zero::device_can_search(options));
     const auto on_host = generated();
