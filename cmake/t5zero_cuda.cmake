@@ -3,6 +3,13 @@
 include(CheckLanguage)
 check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)
+  find_program(T5ZERO_FOUND_NVCC nvcc)
+  mark_as_advanced(T5ZERO_FOUND_NVCC)
+  if(T5ZERO_FOUND_NVCC AND "$ENV{CUDACXX}" STREQUAL "")
+    message(FATAL_ERROR "t5zero: T5ZERO_CUDA is ON and nvcc (${T5ZERO_FOUND_NVCC}) does not compile. Look at its host "
+      "compiler (CUDAHOSTCXX, NVCC_CCBIN) and at CUDAARCHS; the compiler's own words are in "
+      "${CMAKE_BINARY_DIR}${CMAKE_FILES_DIRECTORY}. Or use the preset cpu.")
+  endif()
   message(FATAL_ERROR "t5zero: T5ZERO_CUDA is ON and there is no CUDA compiler: install CUDA 12.4 or newer, "
     "put nvcc on the PATH, or use the preset cpu.")
 endif()

@@ -1,7 +1,7 @@
 # What the kernels are compiled for: t5zero_choose_cuda_architectures(<variable>), called before CUDA is enabled.
 #
-# T5ZERO_CUDA_ARCHITECTURES, else CMAKE_CUDA_ARCHITECTURES, as CMake writes them: 90a-real, 80, 120-virtual, native, all.
-# The latter does not count where an outer project has enabled CUDA: it may then be the compiler's default. Without both
+# T5ZERO_CUDA_ARCHITECTURES, else CMAKE_CUDA_ARCHITECTURES, else the environment's CUDAARCHS, as CMake writes them:
+# 90a-real, 80, 120-virtual, native, all. The latter two do not count where an outer project has enabled CUDA: it may then be the compiler's default. Without both
 # this machine's GPUs, else all. Chosen anew each time CMake runs.
 
 # Every architecture that t5zero supports and the compiler knows; of the newest one the intermediate code too, for GPUs
@@ -54,6 +54,10 @@ function(t5zero_choose_cuda_architectures variable)
   if(asked STREQUAL "" AND NOT "CUDA" IN_LIST languages)
     set(asked "${CMAKE_CUDA_ARCHITECTURES}")
     set(from CMAKE_CUDA_ARCHITECTURES)
+    if(asked STREQUAL "")
+      set(asked "$ENV{CUDAARCHS}")
+      set(from "the environment's CUDAARCHS")
+    endif()
   elseif(PROJECT_IS_TOP_LEVEL AND DEFINED CACHE{CMAKE_CUDA_ARCHITECTURES}
       AND NOT asked STREQUAL "" AND NOT "$CACHE{CMAKE_CUDA_ARCHITECTURES}" STREQUAL asked)
     message(FATAL_ERROR "t5zero: T5ZERO_CUDA_ARCHITECTURES is '${asked}' and CMAKE_CUDA_ARCHITECTURES is "
@@ -61,6 +65,10 @@ function(t5zero_choose_cuda_architectures variable)
   endif()
   execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch OUTPUT_VARIABLE known
     OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  if(NOT known MATCHES "compute_")
+    message(FATAL_ERROR "t5zero: the CUDA compiler ${CMAKE_CUDA_COMPILER} cannot be run, or is no nvcc: it does not answer "
+      "--list-gpu-arch. Give the path of nvcc as CMAKE_CUDA_COMPILER or CUDACXX, or put it on the PATH.")
+  endif()
   set(chosen "")
   set(native "")
   if(asked STREQUAL "" OR "native" IN_LIST asked)
@@ -84,7 +92,7 @@ function(t5zero_choose_cuda_architectures variable)
     elseif(one STREQUAL "native")
       message(FATAL_ERROR "t5zero: ${from} is 'native', and nvidia-smi finds no GPU here that is supported: name what the "
         "kernels are for, such as 90a-real for an H100 or H200.")
-    elseif(NOT one MATCHES "^([0-9]+)(-real|-virtual)?$" AND NOT one MATCHES "^(9[0-9]|1[0-9][0-9])[af](-real|-virtual)?$")
+    elseif(NOT one MATCHES "^([0-9]+)(-real|-virtual)?$" AND NOT one MATCHES "^(9[0-9]|1[0-9][0-9])a(-real|-virtual)?$")
       message(FATAL_ERROR "t5zero: ${from} has '${one}'. Expected a number such as 80 or 90a, with -real or -virtual behind "
         "it or nothing; native; or all.")
     elseif(number LESS 75)

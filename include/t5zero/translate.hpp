@@ -173,6 +173,11 @@ int translate(int argc, char** argv) {
     cli::check_generation(how, files.generation, shape.vocab_size);
     const memory_plan plan =
         Run::plan(shape, largest, trainer<Run>::plan_options_of(translator::settings(chosen, how, shape)));
+    if (chosen.use_cpu && Run::backend::name != "cpu") {
+      throw input_error(
+          "--use_cpu, and this program's run is for a GPU: use translate, which holds every compiled run, or "
+          "leave the flag out");
+    }
     if (chosen.plan) {
       std::cout << plan_table(Run::name(), largest, parameter_count(shape), plan);
       return 0;

@@ -260,6 +260,10 @@ TEST_CASE("what must be given") {
             }),
             "Need either a dataset name or a training/validation file."));
   CHECK(has(message_of([] {
+              (void)parse({"--model_name_or_path", "m", "--do_predict"});
+            }),
+            "--do_predict requires a test dataset: give --test_file"));
+  CHECK(has(message_of([] {
               (void)parse({"--model_name_or_path", "m", "--dataset_name", "d", "--source_lang", "en"});
             }),
             "Need to specify the source language and the target language."));

@@ -95,6 +95,7 @@ TEST_CASE("translate's refusals name flag, value and range", "[cli]") {
       {{"m", "--num_beams", "0"}, "--num_beams 0: a number of beams of at least 1 is needed"},
       {{"m", "--num_beams", "1025"}, "--num_beams 1025: too large; at most 1024 is allowed"},
       {{"m", "--temperature", "nan"}, "--temperature nan: a number above 0 is needed"},
+      {{"m", "--temperature", "1e9"}, "--temperature 1e9: too large; at most 1000000 is allowed"},
       {{"m", "--top_p", "1.5"}, "--top_p 1.5: a share above 0 and at most 1 is needed"},
       {{"m", "--early_stopping", "maybe"}, "--early_stopping maybe: one of true, True, false, False, never"},
       {{"m", "--num_beam_groups", "2"}, "unknown option --num_beam_groups"},
@@ -117,6 +118,7 @@ TEST_CASE("translate's refusals name flag, value and range", "[cli]") {
 
 TEST_CASE("flags of translate that change nothing are named", "[cli]") {
   CHECK(parse({"m", "--do_sample", "--top_k", "3"}).notice.empty());
+  CHECK(parse({"m", "--use_cpu"}).use_cpu);
   CHECK(parse({"m", "--num_beams", "2", "--early_stopping", "true"}).notice.empty());
   CHECK(parse({"m", "--top_k", "3", "--length_penalty", "2"}).notice ==
         "--top_k has no effect without --do_sample\n"

@@ -101,8 +101,11 @@ struct save_sizes {
   const index_t all = is_countable ? sizes.model + checkpoints * one : most;
   if (available >= all) return {};
   return "warning: --output_dir " + chosen.output_dir + ": the checkpoints of this run will need " +
-         human_bytes(all) + ", " + human_bytes(available) +
-         " are free there; give --save_total_limit, --save_only_model or a larger --save_steps";
+         human_bytes(all) + ", " + human_bytes(available) + " are free there; " +
+         (chosen.save_total_limit == 1
+              ? "free some space, or give "
+              : "give --save_total_limit" + std::string(chosen.save_only_model ? " or " : ", ")) +
+         (chosen.save_only_model ? "" : "--save_only_model or ") + "a larger --save_steps";
 }
 
 }  // namespace t5zero::cli

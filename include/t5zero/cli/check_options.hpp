@@ -90,6 +90,8 @@ inline void check_options(const options& chosen) {
   }
   if (!chosen.dataset_name && !chosen.train_file && !chosen.validation_file &&
       !(chosen.test_file && chosen.do_predict && !chosen.do_train && !chosen.do_eval)) {
+    if (chosen.do_predict && !chosen.do_train && !chosen.do_eval)
+      throw input_error("--do_predict requires a test dataset: give --test_file");
     throw input_error(
         "Need either a dataset name or a training/validation file. Give --dataset_name, or --train_file and "
         "--validation_file");

@@ -28,7 +28,7 @@ inline int dispatch_translate(std::span<const compiled_run> runs, int argc, char
     const std::string name = cli::model_name(model, runs);
     std::string compiled;
     const compiled_run* const run = cli::find_run(
-        runs, /*use_cpu=*/false,
+        runs, chosen.use_cpu,
         [&](const compiled_run& one) { return one.model == name && one.precision == chosen.precision(); },
         compiled);
     if (run != nullptr) return run->entry(argc, argv);

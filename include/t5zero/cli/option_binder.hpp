@@ -71,6 +71,9 @@ class option_binder {
   void number(const std::string& name, double& field, number_range range) {
     setters_[name] = [&field, name, range](const std::string& value) {
       const std::optional<double> parsed = parse_number(value);
+      const bool says_most = range.open_high || range.words.find("at most") != std::string_view::npos;
+      if (parsed && std::isfinite(*parsed) && *parsed > range.high && !says_most)
+        too_large(name, value, static_cast<index_t>(range.high));
       if (!parsed || !std::isfinite(*parsed) || *parsed < range.low || *parsed > range.high ||
           (range.open_high && *parsed >= range.high)) {
         fail(name, value, range.words);

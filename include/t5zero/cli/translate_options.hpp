@@ -34,6 +34,7 @@ struct translate_options {
   index_t max_source_length = 512;  ///< tokens
   index_t threads = 0;              ///< 0: all cores
   bool fp16 = false, bf16 = false;
+  bool use_cpu = false;
   bool plan = false;
   generation_options generation;
   std::string help_text;  ///< not empty: print it and exit with 0
@@ -225,6 +226,7 @@ namespace detail {
   option("threads", "CPU threads; 0: all cores", "0");
   app.add_flag("--fp16", chosen.fp16, "weights in float16");
   app.add_flag("--bf16", chosen.bf16, "weights in bfloat16");
+  app.add_flag("--use_cpu", chosen.use_cpu, "do not use a GPU");
   app.add_flag("--plan", chosen.plan, "print the memory plan and exit");
   try {
     std::vector<std::string> tokens = detail::with_full_names(app, {argv + std::min(argc, 1), argv + argc});

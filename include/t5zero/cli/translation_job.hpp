@@ -296,7 +296,10 @@ class translation_job {
   void finish_without_updates(loop_state& state, bool goes_on) {
     std::cerr << "Nothing is left to train: the checkpoint stands after update "
               << with_thousands(state.global_step) << ", the run ends at "
-              << with_thousands(in_->steps->max_steps) << "; train_results.json stays as it is\n";
+              << with_thousands(in_->steps->max_steps)
+              << (std::filesystem::exists(std::filesystem::path(chosen_.output_dir) / "train_results.json")
+                      ? "; train_results.json stays as it is\n"
+                      : "; train_results.json is not written\n");
     const auto summary = goes_on ? earlier_summary(chosen_.output_dir, state) : std::nullopt;
     if (summary) state.history.entries.push_back(*summary);
     saver_->save_model(state, nullptr);
