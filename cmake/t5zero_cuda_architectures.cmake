@@ -1,8 +1,8 @@
 # What the kernels are compiled for: t5zero_choose_cuda_architectures(<variable>), called before CUDA is enabled.
 #
 # T5ZERO_CUDA_ARCHITECTURES, else CMAKE_CUDA_ARCHITECTURES, else the environment's CUDAARCHS, as CMake writes them:
-# 90a-real, 80, 120-virtual, native, all. The latter two do not count where an outer project has enabled CUDA: it may then be the compiler's default. Without both
-# this machine's GPUs, else all. Chosen anew each time CMake runs.
+# 90a-real, 80, 120-virtual, native, all. The latter two do not count where an outer project has enabled CUDA: they may
+# then be the compiler's default. Without all three this machine's GPUs, else all. Chosen anew each time CMake runs.
 
 # Every architecture that t5zero supports and the compiler knows; of the newest one the intermediate code too, for GPUs
 # that are newer still. `known`: what nvcc --list-gpu-arch prints.

@@ -88,13 +88,13 @@ inline void check_options(const options& chosen) {
     throw input_error(
         "the following arguments are required: --model_name_or_path (or --config_name with --from_scratch)");
   }
+  const bool only_predicts = chosen.do_predict && !chosen.do_train && !chosen.do_eval;
   if (!chosen.dataset_name && !chosen.train_file && !chosen.validation_file &&
-      !(chosen.test_file && chosen.do_predict && !chosen.do_train && !chosen.do_eval)) {
-    if (chosen.do_predict && !chosen.do_train && !chosen.do_eval)
-      throw input_error("--do_predict requires a test dataset: give --test_file");
-    throw input_error(
-        "Need either a dataset name or a training/validation file. Give --dataset_name, or --train_file and "
-        "--validation_file");
+      !(only_predicts && chosen.test_file)) {
+    throw input_error(only_predicts ? "--do_predict requires a test dataset: give --test_file"
+                                    : "Need either a dataset name or a training/validation file. Give "
+                                      "--dataset_name, or --train_file "
+                                      "and --validation_file");
   }
   if (chosen.source_lang.empty() || chosen.target_lang.empty()) {
     throw input_error(
