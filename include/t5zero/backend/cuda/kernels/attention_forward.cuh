@@ -201,13 +201,7 @@ __global__ __launch_bounds__(Blocking::threads) void attention_forward_kernel(
       }
       if constexpr (Blocking::hands_over) {
         __syncthreads();
-#pragma unroll 4
-        for (int i = 0; i < handed_weights<T, Blocking>::tiles; ++i) {
-          if (first + i * 16 >= warp_end) break;
-          attention_weights<T> weights;
-          weights.load(handed.at(i));
-          sums.add_product(weights, values + i * 16 * D, first_column);
-        }
+        handed.template add_products<4, D>(sums, values, first, warp_end, first_column);
       }
     }
     if constexpr (Blocking::stages == 2) {

@@ -211,13 +211,7 @@ __device__ void attention_query_gradients(const attention_inputs<T>& in, const a
     }
     if constexpr (Blocking::hands_over) {
       __syncthreads();
-#pragma unroll 2
-      for (int i = 0; i < handed_weights<T, Blocking>::tiles; ++i) {
-        if (first + i * 16 >= warp_end) break;
-        attention_weights<T> weights;
-        weights.load(handed.at(i));
-        sums.add_product(weights, keys + i * 16 * D, first_column);
-      }
+      handed.template add_products<2, D>(sums, keys, first, warp_end, first_column);
     }
     if constexpr (Blocking::stages == 2) {
       stage = 1 - stage;

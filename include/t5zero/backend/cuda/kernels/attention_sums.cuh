@@ -163,6 +163,19 @@ struct handed_weights {
 
   uint4* memory;
   [[nodiscard]] __device__ uint4* at(int tile) const { return memory + tile * attention_weights<T>::units; }
+
+  /// sums += the weights of rows [first, end) times these, which start at `other`; 16 to a tile.
+  template <int Unroll, int D>
+  __device__ void add_products(share_of_sums<T, D, Blocking>& sums, const T* other, int first, int end,
+                               int first_column) const {
+#pragma unroll Unroll
+    for (int i = 0; i < tiles; ++i) {
+      if (first + i * 16 >= end) break;
+      attention_weights<T> weights;
+      weights.load(at(i));
+      sums.add_product(weights, other + i * 16 * D, first_column);
+    }
+  }
 };
 
 }  // namespace t5zero::cuda::detail
