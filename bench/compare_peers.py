@@ -88,9 +88,9 @@ class comparison:
     def add(self, work, ours, peers):
         """ours: results of our program; peers: name to results. The fastest peer is named. May be called again when
         there are more results."""
+        self.agrees = self.agrees and all(ours)
         ours = [r for r in ours if r]
         if not ours:
-            self.agrees = False
             return
         peers = {name: [r for r in results if r] for name, results in peers.items()}
         timed = {name: median(results) for name, results in peers.items() if results}
@@ -144,7 +144,7 @@ class comparison:
             for _ in range(self.arguments.rounds):
                 ours.append(run([self.program("generation_bench"), *self.data[1::2], "fp32", "4", str(beams), "64",
                                  "4", str(self.arguments.threads)]))
-                peers.append(self.peer("generate", batch=4, beams=beams, steps=3))
+                peers.append(self.peer("generate", batch=4, beams=beams, steps=4))
             self.add(work, ours, {"transformers": peers})
 
     def curves_of(self, work, executable, stage, model, precision, batch, updates, dropout):
@@ -291,6 +291,11 @@ def fastest_peer(row):
     return name
 
 
+def times_faster(row):
+    """Than the fastest peer; empty where that may not have been timed."""
+    return f"{row['peer_ms'] / row['ms']:.1f}" if row["peer"] and "not timed" not in fastest_peer(row) else ""
+
+
 def print_table(path):
     with open(path, encoding="utf-8") as file:
         rows = json.load(file)
@@ -302,7 +307,7 @@ def print_table(path):
         digits = 2 if row["ms"] >= 1 else 3
         floor_cells = f"{floor:.{digits}f} | {row['ms'] / floor:.1f}" if floor else " | "
         print(f"| {row['work']} | {row['ms']:.{digits}f} | {floor_cells} | {fastest_peer(row)} | "
-              + (f"{peer:.1f} | {peer / row['ms']:.1f} | " if peer else " | | ")
+              + f"{f'{peer:.1f}' if peer else ''} | {times_faster(row)} | "
               + f"{row['planned_gib']:.2f} | {row['gpu_gib']:.2f} | {row['context_gib']:.2f} | {row['commit']} |")
 
 

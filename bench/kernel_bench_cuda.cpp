@@ -31,7 +31,10 @@ class playground {
   U* take(index_t count) {
     U* const result = reinterpret_cast<U*>(static_cast<std::byte*>(data_) + used_);
     used_ += round_up(count * static_cast<index_t>(sizeof(U)), 256);
-    require(used_ <= bytes_, "kernel_bench: the playground is too small");
+    if (used_ > bytes_) {
+      throw input_error("these sizes take more than the " + std::to_string(bytes_) +
+                        " bytes that this benchmark allocates: give it a smaller batch or fewer tokens");
+    }
     if constexpr (element<U>) {
       std::vector<U> values(static_cast<std::size_t>(count));
       for (U& value : values)
@@ -93,6 +96,7 @@ void measure_kernels(const model_shape& shape, index_t batch, index_t length) {
       memory.upload(offsets), memory.upload(rows), memory.upload(positions), batch, n, length};
   const dropout_site dropout{0.1F, 42, 5, memory.upload(std::vector<std::uint32_t>{3})};
   const auto x = memory.matrix<float>(n, d);
+  const auto branch = memory.matrix<float>(n, d);
   const auto out = memory.matrix<float>(n, d);
   const auto norm = vector_view<const T>{memory.take<T>(d), d};
   const auto inverse = vector_view<float>{memory.take<float>(n), n};
@@ -125,7 +129,7 @@ void measure_kernels(const model_shape& shape, index_t batch, index_t length) {
   causal.mask = attention_mask::causal;
 
   measure(e, "rms_norm_forward", [&] { ops::rms_norm_forward(e, x, norm, 1e-6F, normed, inverse); });
-  measure(e, "residual_dropout_add", [&] { ops::residual_dropout_add(e, x, out, dropout, tokens, out); });
+  measure(e, "residual_dropout_add", [&] { ops::residual_dropout_add(e, x, branch, dropout, tokens, out); });
   measure(e, "attention_forward", [&] { ops::attention_forward(e, in, context, lse); });
   measure(e, "attention_forward, causal", [&] { ops::attention_forward(e, causal, context, lse); });
   measure(e, "attention_forward, cross", [&] { ops::attention_forward(e, cross, context, lse); });

@@ -1,14 +1,15 @@
 // Time of every cuBLASLt candidate for the matmuls of a step, each as a chain of nodes in a graph:
-//   matmul_bench_cuda <t5-small|t5-base|t5-large|t5-3b> <fp32|tf32|fp16|bf16> <tokens> [candidates]
+//   matmul_bench_cuda <t5-small|t5-base|t5-large|t5-3b> <fp32|tf32|fp16|bf16|bf16x9> <tokens> [candidates]
 // One JSON line for each product: microseconds of the heuristic's first choice and of the best one, and what
-// the arithmetic (at the measured peak of the precision) and the bytes (at copy bandwidth) would take alone.
-// For fp32 split_matmul too: as it is cut, and each cut (tile/parts or tile/1/pieces) where `candidates` is
-// more than 1.
+// the arithmetic (at the measured peak of the precision) and the bytes (at copy bandwidth) would take alone
+// on a GPU of which these are known. For fp32 split_matmul too: as it is cut, and each cut (tile/parts or
+// tile/1/pieces) where `candidates` is more than 1. Launches do not overlap.
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,8 @@
 #include <t5zero/cuda.hpp>
 
 #include "arguments.hpp"
+#include "floor.hpp"
+#include "gpu_machine.hpp"
 #include "graph_timer.hpp"
 
 namespace {
@@ -31,12 +34,27 @@ struct product {
   bool wide_result;  ///< fp32 whatever the operands are
 };
 
+/// Microseconds as JSON; `nothing` where they were not measured.
+std::string in_json(std::optional<double> microseconds) {
+  char digits[32] = "null";
+  if (microseconds) std::snprintf(digits, sizeof(digits), "%.2f", *microseconds);
+  return digits;
+}
+
+/// Floating-point operations a second of large products, as measured.
+double product_rate(const t5zero_bench::ceilings& of, bool tf32, cublasComputeType_t emulation, dtype type) {
+  if (type == dtype::f16) return of.fp16;
+  if (type == dtype::bf16) return of.bf16;
+  if (tf32) return of.tf32;
+  return emulation == CUBLAS_COMPUTE_32F ? of.fp32 : of.bf16 / 9.0;
+}
+
 /// Prints the times of split_matmul, c = op(a) op(b), with b from `copies` places `step` floats apart.
 void measure_split(const product& work, const float* a, const float* b, float* c, index_t copies,
                    index_t step, bool all_cuts) {
   constexpr int repeats = 20;
   if (!cuda::takes_split_matmul(work.a, work.b, work.rows, work.cols, work.depth)) return;
-  cuda::device device({});
+  cuda::device device({.overlaps_launches = false});
   cuda::execution& e = device.main();
   const index_t workspace_bytes =
       cuda::workspace_division::of_main(cuda::most_matmul_workspace_bytes).total_bytes();
@@ -146,39 +164,43 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
     std::printf("{\"product\": \"%s\", \"unsupported\": \"%s\"}\n", work.name,
                 cublasLtGetStatusString(status));
   } else {
-    float first = 0.0F;
-    float best = 1e9F;
+    std::optional<double> first;
+    std::optional<double> best;
     int best_at = 0;
     for (int i = 0; i < count; ++i) {
       const float alpha = 1.0F;
       const float beta = 0.0F;
-      float ms = 1e9F;
+      std::optional<double> taken;
       try {
-        ms = t5zero_bench::time_in_graph(stream, repeats, /*rounds=*/9, [&](int n) {
+        const float ms = t5zero_bench::time_in_graph(stream, repeats, /*rounds=*/9, [&](int n) {
           check(cublasLtMatmul(handle, operation, &alpha, b + n % copies * (bytes_b / 256 * 256), la, a, lb,
                                &beta, c, lc, c, lc, &found[static_cast<std::size_t>(i)].algo, workspace,
                                static_cast<std::size_t>(cuda::most_matmul_workspace_bytes), stream));
         });
+        taken = static_cast<double>(ms) * 1e3 / repeats;
       } catch (const device_error&) {
         (void)cudaGetLastError();
       }
-      if (i == 0) first = ms;
-      if (ms < best) {
-        best = ms;
+      if (i == 0) first = taken;
+      if (taken && (!best || *taken < *best)) {
+        best = taken;
         best_at = i;
       }
     }
     const double flops = 2.0 * static_cast<double>(work.rows) * static_cast<double>(work.cols) *
                          static_cast<double>(work.depth);
+    std::optional<double> flops_us;
+    std::optional<double> bytes_us;
+    if (const auto known = t5zero_bench::ceilings_of(t5zero_bench::gpu_machine().name())) {
+      flops_us = flops / product_rate(*known, tf32, emulation, dtype_of<T>) * 1e6;
+      bytes_us = static_cast<double>(bytes_a + bytes_b + bytes_c) / known->copy * 1e6;
+    }
     std::printf(
-        "{\"product\": \"%s\", \"rows\": %lld, \"cols\": %lld, \"depth\": %lld, \"first_us\": %.2f, "
-        "\"best_us\": %.2f, "
-        "\"best\": %d, \"of\": %d, \"tflops\": %.1f, \"bytes_us\": %.2f}\n",
+        "{\"product\": \"%s\", \"rows\": %lld, \"cols\": %lld, \"depth\": %lld, \"first_us\": %s, "
+        "\"best_us\": %s, \"best\": %d, \"of\": %d, \"tflops\": %.1f, \"flops_us\": %s, \"bytes_us\": %s}\n",
         work.name, static_cast<long long>(work.rows), static_cast<long long>(work.cols),
-        static_cast<long long>(work.depth), static_cast<double>(first) * 1e3 / repeats,
-        static_cast<double>(best) * 1e3 / repeats, best_at, count,
-        flops / (static_cast<double>(best) / repeats) / 1e9,
-        static_cast<double>(bytes_a + bytes_b + bytes_c) / 4.27e6);
+        static_cast<long long>(work.depth), in_json(first).c_str(), in_json(best).c_str(), best_at, count,
+        best ? flops / *best / 1e6 : 0.0, in_json(flops_us).c_str(), in_json(bytes_us).c_str());
   }
   if constexpr (std::same_as<T, float>) {
     if (!tf32 && emulation == CUBLAS_COMPUTE_32F)

@@ -143,7 +143,7 @@ def time_steps(arguments):
     for i in range(arguments.warm_up + arguments.steps):
         synchronize(arguments)
         start = time.perf_counter()
-        step(batches[i % len(batches)]).item()
+        step(batches[(i - arguments.warm_up) % len(batches)]).item()
         synchronize(arguments)
         if i >= arguments.warm_up:
             milliseconds.append((time.perf_counter() - start) * 1e3)
@@ -183,9 +183,9 @@ def loss_curves(arguments):
 
 def time_generation(arguments):
     model = model_of(arguments).eval()
-    batches = sentences(arguments)[:arguments.steps + 1]
+    batches = sentences(arguments)[:arguments.steps]
     milliseconds = []
-    for batch in batches:  # the first one to warm up
+    for batch in batches[:1] + batches:  # the first one to warm up
         synchronize(arguments)
         start = time.perf_counter()
         with torch.no_grad():
@@ -229,7 +229,7 @@ def time_engine(arguments):
     for i in range(arguments.warm_up + arguments.steps):
         synchronize(arguments)
         start = time.perf_counter()
-        loss = engine(**batches[i % len(batches)]).loss
+        loss = engine(**batches[(i - arguments.warm_up) % len(batches)]).loss
         engine.backward(loss)
         engine.step()
         loss.item()

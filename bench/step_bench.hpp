@@ -68,14 +68,16 @@ void measure(const t5zero::tokenized_dataset& data, const step_work& work, const
     milliseconds.push_back(std::chrono::duration<double, std::milli>(now - last).count());
     last = now;
   };
-  for (index_t step = 0; step < warm_up + work.steps; ++step) {
+  // Behind each timed step others are in flight, behind the last one too.
+  const index_t timed_end = warm_up + work.steps;
+  for (index_t step = 0; step < timed_end + trainer.updates_in_flight - 1; ++step) {
     if (step == warm_up) {
       while (trainer.outstanding() > 0) read_result();
       milliseconds.clear();
       last = std::chrono::steady_clock::now();
     }
     batch.fill(data, examples_of(step), 0);
-    if (step >= warm_up) {
+    if (step >= warm_up && step < timed_end) {
       source_tokens += batch.view().source.tokens;
       target_tokens += batch.view().target.tokens;
     }
@@ -83,7 +85,7 @@ void measure(const t5zero::tokenized_dataset& data, const step_work& work, const
     trainer.submit_update([](index_t) { return 5e-5; });
     while (trainer.outstanding() >= trainer.updates_in_flight) read_result();
   }
-  while (trainer.outstanding() > 0) read_result();
+  while (trainer.outstanding() > 0) (void)trainer.next_result();
   std::sort(milliseconds.begin(), milliseconds.end());
   const double all = std::accumulate(milliseconds.begin(), milliseconds.end(), 0.0);
   const auto steps = static_cast<double>(work.steps);

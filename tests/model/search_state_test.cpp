@@ -187,7 +187,7 @@ TEST_CASE("a backend searches by itself greedily or with beams; what looks at to
           "[model]") {
   generation_options options;
   CHECK(t5zero::device_can_search(options));
-  options.num_beams = t5zero::most_device_beams;
+  options.num_beams = t5zero::most_search_beams;
   options.min_length = 5;
   options.length_penalty = 2.0;
   options.early_stopping = t5zero::early_stopping_rule::never;
@@ -279,6 +279,19 @@ TEST_CASE("sampling follows the probabilities that top_p leaves", "[model]") {
   CHECK(only[0] == Approx(1.0));
   const auto cold = count(1.0F, 0.5F);  // squares: 0.25, 0.09, 0.0225, 0.0025
   CHECK(cold[0] == Approx(0.25 / 0.365).margin(2e-4));
+}
+
+TEST_CASE("sampling never picks a score that is not a number", "[model]") {
+  generation_options options;
+  options.do_sample = true;
+  int second = 0;
+  for (int i = 0; i < 1000; ++i) {
+    std::vector<float> scores{0.0F, 0.0F, std::nanf("")};
+    const index_t pick = t5zero::model::sample(options, {scores.data(), 3}, (i + 0.5) / 1000.0);
+    REQUIRE(pick < 2);
+    second += pick == 1 ? 1 : 0;
+  }
+  CHECK(second == 500);
 }
 
 TEST_CASE("sampling's numbers depend on seed, sentence and position alone", "[model]") {

@@ -14,6 +14,9 @@ namespace t5zero {
 /// transformers' score of what must not be chosen.
 inline constexpr float no_score = -1e9F;
 
+/// Beams of a sentence that a search in the backend's memory takes.
+inline constexpr int most_search_beams = 16;
+
 /// What stays the same in a search. Lengths are tokens, the start token included.
 struct search_rules {
   index_t beams = 1;

@@ -50,13 +50,10 @@ struct generation_options {
   }
 };
 
-/// Beams of a sentence that a search in the backend's memory takes.
-inline constexpr index_t most_device_beams = 16;
-
 /// Can the backend search by itself, token after token: greedily or with beams, by the model's scores as they
 /// are, but for a minimum length? What else there is looks at tokens or draws numbers on the host.
 [[nodiscard]] inline bool device_can_search(const generation_options& options) {
-  return !options.do_sample && options.num_beams <= most_device_beams && options.no_repeat_ngram_size == 0 &&
+  return !options.do_sample && options.num_beams <= most_search_beams && options.no_repeat_ngram_size == 0 &&
          options.repetition_penalty == 1.0F && !options.forced_bos_token_id && !options.forced_eos_token_id;
 }
 

@@ -22,14 +22,16 @@ namespace t5zero::model {
 }
 
 /// Picks one of a row's candidates. scores: [candidates], logits, descending (top-k is their number); they
-/// are overwritten. uniform: in [0, 1).
+/// are overwritten; one that is NaN is never picked while another is not. uniform: in [0, 1).
 [[nodiscard]] inline index_t sample(const generation_options& options, vector_view<float> scores,
                                     double uniform) {
   const double shift = static_cast<double>(scores[0]);
   double total = 0.0;
   for (index_t i = 0; i < scores.size; ++i) {
-    scores[i] = static_cast<float>(
-        std::exp((static_cast<double>(scores[i]) - shift) / static_cast<double>(options.temperature)));
+    scores[i] = std::isnan(scores[i])
+                    ? 0.0F
+                    : static_cast<float>(std::exp((static_cast<double>(scores[i]) - shift) /
+                                                  static_cast<double>(options.temperature)));
     total += static_cast<double>(scores[i]);
   }
   // top_p keeps each candidate before which less than top_p of the probability lies; always the first.

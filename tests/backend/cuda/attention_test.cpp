@@ -292,11 +292,10 @@ template <element T>
 void compare(const attention_case& c) {
   constexpr double tolerance = attention_tolerance<T>;
   const index_t longest_queries = *std::max_element(c.queries.begin(), c.queries.end());
-  const index_t longest_keys = *std::max_element(c.keys.begin(), c.keys.end());
   // No more than the plan gives.
   device_machine device(std::max<index_t>(
       256, round_up(cuda::attention_workspace_bytes(static_cast<index_t>(c.queries.size()), longest_queries,
-                                                    longest_keys, c.n_heads, c.d_kv, c.n_buckets),
+                                                    c.n_heads, c.n_buckets),
                     256)));
   const attention_data<T> data(c);
   const dropout_pair dropout(c.dropout);

@@ -126,7 +126,7 @@ TEMPLATE_TEST_CASE("cuda decode attention with heads of any width", "", float, f
 TEMPLATE_TEST_CASE("cuda decode attention reads keys while the product that writes the last one runs", "",
                    float, float16, bfloat16) {
   if (!has_gpu()) return;
-  if (!cuda::row_clusters_work<TestType>()) return skip_test("no clusters of blocks");
+  if (!cuda::row_clusters_work<TestType>(device_machine().main())) return skip_test("no clusters of blocks");
   using steps_type = cache_steps<TestType>;
   constexpr index_t rows = steps_type::rows;
   constexpr index_t d_model = steps_type::d_model;

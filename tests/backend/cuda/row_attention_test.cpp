@@ -108,7 +108,7 @@ void compare(const std::vector<index_t>& counts, index_t n_heads, index_t d_kv, 
 
 TEMPLATE_TEST_CASE("cuda: the attention of few rows with their products", "", float, float16, bfloat16) {
   if (!has_gpu()) return;
-  if (!cuda::row_clusters_work<TestType>()) return skip_test("no clusters of blocks");
+  if (!cuda::row_clusters_work<TestType>(device_machine().main())) return skip_test("no clusters of blocks");
   const index_t d_kv = GENERATE(8, 24, 64, 72, 128);
   const index_t d_model = GENERATE(136, 512, 1024);
   const bool adds_keys = GENERATE(false, true);
@@ -125,7 +125,7 @@ TEMPLATE_TEST_CASE("cuda: the attention of few rows with their products", "", fl
 TEMPLATE_TEST_CASE("cuda: the attention of few rows reads keys of steps before while others run", "", float16,
                    bfloat16) {
   if (!has_gpu()) return;
-  if (!cuda::row_clusters_work<TestType>()) return skip_test("no clusters of blocks");
+  if (!cuda::row_clusters_work<TestType>(device_machine().main())) return skip_test("no clusters of blocks");
   using steps_type = cache_steps<TestType>;
   constexpr index_t rows = steps_type::rows;
   constexpr index_t d_model = steps_type::d_model;
@@ -162,7 +162,7 @@ TEMPLATE_TEST_CASE("cuda: the attention of few rows reads keys of steps before w
 
 TEST_CASE("cuda: the attention of few rows in one launch refuses what it does not take") {
   if (!has_gpu()) return;
-  if (!cuda::row_clusters_work<float>()) return skip_test("no clusters of blocks");
+  if (!cuda::row_clusters_work<float>(device_machine().main())) return skip_test("no clusters of blocks");
   device_machine device;
   const device_array<float> memory(16 * 512);
   const device_array<index_t> counts(8);

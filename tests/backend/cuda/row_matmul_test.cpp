@@ -69,7 +69,7 @@ TEMPLATE_TEST_CASE("cuda: products of few normed rows", "[cuda]", float, t5zero:
   if (!has_gpu()) return;
   using T = TestType;
   device_machine gpu;
-  if (!t5zero::cuda::row_clusters_work<T>()) return skip_test("no clusters of blocks");
+  if (!t5zero::cuda::row_clusters_work<T>(gpu.main())) return skip_test("no clusters of blocks");
   for (const auto& [depth, features] : {std::pair<index_t, index_t>{512, 1536},
                                         {512, 512},
                                         {24, 40},
@@ -142,7 +142,7 @@ TEMPLATE_TEST_CASE("cuda: products of few rows join the residual stream", "[cuda
   if (!has_gpu()) return;
   using T = TestType;
   device_machine gpu;
-  if (!t5zero::cuda::row_clusters_work<T>()) return skip_test("no clusters of blocks");
+  if (!t5zero::cuda::row_clusters_work<T>(gpu.main())) return skip_test("no clusters of blocks");
   for (const auto& [depth, features] : {std::pair<index_t, index_t>{512, 512},
                                         {2048, 512},
                                         {64, 24},
@@ -208,7 +208,7 @@ TEST_CASE("cuda: products of few rows refuse a depth that no cluster takes", "[c
 TEST_CASE("cuda: products of few rows with what is not finite, and at the ends of fp32", "[cuda]") {
   if (!has_gpu()) return;
   device_machine gpu;
-  if (!t5zero::cuda::row_clusters_work<float>()) return skip_test("no clusters of blocks");
+  if (!t5zero::cuda::row_clusters_work<float>(gpu.main())) return skip_test("no clusters of blocks");
   constexpr float infinity = std::numeric_limits<float>::infinity();
   constexpr float largest = 0x1.ffdp127F;  // that TF32 does not round to infinity
   constexpr float tiny = std::numeric_limits<float>::denorm_min();

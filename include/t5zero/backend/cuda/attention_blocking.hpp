@@ -1,6 +1,8 @@
 // How the attention kernels divide rows among blocks and warps.
 #pragma once
 
+#include <string>
+
 #include <t5zero/backend/cuda/current_device.hpp>
 #include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
@@ -54,21 +56,26 @@ struct attention_blockings<512> {
 }
 
 /// Calls launch(blocking) with the faster blocking whose shared_bytes(blocking) a block may have. Throws
-/// contract_error where it may have those of neither.
+/// capacity_error where it may have those of neither.
 template <int RowBytes, class SharedBytes, class Launch>
 void choose_blocking(index_t max_rows, index_t tokens, index_t sequences, index_t n_heads,
                      const SharedBytes& shared_bytes, const Launch& launch) {
   using blockings = attention_blockings<RowBytes>;
   typename blockings::spread spread;
   typename blockings::dense dense;
-  const index_t limit = current_token_device().shared_bytes;
+  const index_t limit = current_device_limits().shared_bytes;
   if (fills_dense_blocks(dense.own_rows, max_rows, tokens, sequences, n_heads) &&
       shared_bytes(dense) <= limit) {
     launch(dense);
     return;
   }
-  require(shared_bytes(spread) <= limit,
-          "cuda::attention: the biases of so many distances are more than a block's shared memory holds");
+  if (shared_bytes(spread) > limit) {
+    throw capacity_error("the CUDA backend: attention with the relative biases of these distances takes " +
+                         std::to_string(shared_bytes(spread)) +
+                         " bytes of shared memory a block, and this GPU has " + std::to_string(limit) +
+                         ": use shorter sequences, a model with a smaller relative_attention_max_distance, "
+                         "another GPU or the CPU");
+  }
   launch(spread);
 }
 

@@ -12,11 +12,10 @@ inline constexpr index_t attention_least_rows = 16;
 
 }  // namespace detail
 
-/// Bytes that both directions borrow: for backward, the rows' products grad_context . context (long
-/// sequences) and the blocks' sums of the bias gradient. It grows with each argument.
-[[nodiscard]] constexpr index_t attention_workspace_bytes(index_t batch, index_t max_queries,
-                                                          [[maybe_unused]] index_t max_keys, index_t n_heads,
-                                                          [[maybe_unused]] index_t d_kv, index_t n_buckets) {
+/// Bytes that backward borrows: the rows' products grad_context . context (long sequences) and the blocks'
+/// sums of the bias gradient. It grows with each argument.
+[[nodiscard]] constexpr index_t attention_workspace_bytes(index_t batch, index_t max_queries, index_t n_heads,
+                                                          index_t n_buckets) {
   const index_t tiles = ceil_div(max_queries, detail::attention_least_rows);
   return batch * n_heads * (max_queries + tiles * n_buckets) * 4;
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/attention_workspace.hpp>
@@ -97,13 +98,13 @@ struct backend {
                                                          int /*threads*/) {
     const index_t tokens = std::max(batch.source_tokens, batch.target_tokens);
     const index_t longest = std::max(batch.max_source_length, batch.max_target_length);
-    const index_t largest = std::max(
-        {matmul_workspace_bytes(shape), top_candidates_workspace_bytes(1, shape.vocab_size),
-         rms_norm_workspace_bytes(tokens, shape.d_model),
-         attention_workspace_bytes(batch.batch, longest, longest, shape.n_heads, shape.d_kv, shape.n_buckets),
-         adafactor_workspace_bytes(shape.vocab_size, shape.d_model),
-         adafactor_workspace_bytes(shape.widest(), shape.d_model),
-         adafactor_workspace_bytes(shape.d_model, shape.widest())});
+    const index_t largest =
+        std::max({matmul_workspace_bytes(shape), top_candidates_workspace_bytes(1, shape.vocab_size),
+                  rms_norm_workspace_bytes(tokens, shape.d_model),
+                  attention_workspace_bytes(batch.batch, longest, shape.n_heads, shape.n_buckets),
+                  adafactor_workspace_bytes(shape.vocab_size, shape.d_model),
+                  adafactor_workspace_bytes(shape.widest(), shape.d_model),
+                  adafactor_workspace_bytes(shape.d_model, shape.widest())});
     return workspace_division::of_main(round_up(largest, index_t{1024})).total_bytes();
   }
 };

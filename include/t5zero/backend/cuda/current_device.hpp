@@ -1,15 +1,15 @@
-// What the GPU in use has, as the choice of kernels' tiles needs it.
+// The limits of the GPU in use.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <t5zero/backend/cuda/check.hpp>
-#include <t5zero/backend/cuda/token_matmul_limits.hpp>
+#include <t5zero/backend/cuda/device_limits.hpp>
 
 namespace t5zero::cuda {
 
 /// The GPU in use; some of its shared memory is left to what kernels declare.
-[[nodiscard]] inline token_device current_token_device() {
+[[nodiscard]] inline device_limits current_device_limits() {
   int ordinal = 0;
   int multiprocessors = 0;
   int shared = 0;

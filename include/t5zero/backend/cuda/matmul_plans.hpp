@@ -8,11 +8,13 @@
 
 #include <cstdint>
 #include <map>
+#include <string>
 #include <tuple>
 #include <utility>
 
 #include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/handles.hpp>
+#include <t5zero/core/error.hpp>
 #include <t5zero/core/integers.hpp>
 
 namespace t5zero::cuda {
@@ -92,7 +94,13 @@ class matmul_plans {
     int count = 0;
     check(cublasLtMatmulAlgoGetHeuristic(handle, operation, plan.a.get(), plan.b.get(), plan.c.get(),
                                          plan.c.get(), preference.get(), 1, &found, &count));
-    if (count == 0) check(CUBLAS_STATUS_NOT_SUPPORTED);
+    if (count == 0) {
+      throw device_error("cuBLASLt has no algorithm for a product of " + std::to_string(p.rows) + " x " +
+                         std::to_string(p.cols) + " over " + std::to_string(p.depth) + " (element types " +
+                         std::to_string(p.type_a) + ", " + std::to_string(p.type_b) + " and " +
+                         std::to_string(p.type_c) + " of cudaDataType_t) with " +
+                         std::to_string(workspace_bytes) + " bytes of workspace");
+    }
     plan.algorithm = found.algo;
     return plan;
   }

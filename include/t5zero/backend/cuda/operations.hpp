@@ -5,7 +5,8 @@
 // Contracts are those of the CPU's operations of the same names (backend/cpu). What differs: all memory is
 // the device's, but for the arguments themselves; nothing waits, so results are there when the stream has
 // come to them; a ragged_view's batch, tokens and max_length are fixed for a captured step, its arrays are
-// read when it runs: sequences may be empty, and tokens that pad a batch form sequences of their own.
+// read when it runs: sequences may be empty, and tokens that pad a batch form sequences of their own;
+// top_candidates gives NaN out as it is, last.
 #pragma once
 
 #include <concepts>

@@ -4,8 +4,8 @@
 //
 // Products to 2^-21 (fp32; infinities, and numbers that TF32 rounds to them, give NaN) or exact (16-bit
 // elements), fp32 sums, in an order that depends on the depth alone. The depth is a multiple of 8; rows of
-// weights are aligned to 16 bytes, others to four elements, and features are multiples of 4. Everything
-// overwrites and is deterministic.
+// weights are aligned to 16 bytes, others to four elements, and features are multiples of 4, but for
+// norm_rows_logits, which takes any number. Everything overwrites and is deterministic.
 #pragma once
 
 #include <cstdint>
@@ -97,9 +97,9 @@ struct norm_rows_logits_arguments {
 template <element T>
 inline constexpr bool adds_rows_keys = sizeof(T) == 2;
 /// Are there the clusters of blocks that a divided depth and norm_rows_attention need: compute capability 9.0
-/// or above?
+/// or above, on the execution's GPU?
 template <element T>
-[[nodiscard]] bool row_clusters_work();
+[[nodiscard]] bool row_clusters_work(const execution& e);
 
 /// out = table[ids]; a row of NaN for an id outside the table. With adds_rows_keys it waits before it lets
 /// the next launch begin.

@@ -17,12 +17,12 @@ namespace t5zero::cuda {
 /// Base: sublayers for stored element type T.
 template <element T, class Base>
 struct row_sublayers : Base {
-  [[nodiscard]] static bool fuses_rows(const model_shape& shape, index_t rows) {
+  [[nodiscard]] static bool fuses_rows(const execution& e, const model_shape& shape, index_t rows) {
     const index_t d = shape.d_model;
     const index_t hidden = shape.gated() ? 2 * shape.d_ff : shape.d_ff;
     return rows <= most_matmul_rows && multiplies_rows(d, 3 * shape.inner_dim(), true) &&
            multiplies_rows(d, hidden, true) && multiplies_rows(shape.inner_dim(), d, false) &&
-           multiplies_rows(shape.d_ff, d, false) && row_clusters_work<T>();
+           multiplies_rows(shape.d_ff, d, false) && row_clusters_work<T>(e);
   }
 
   static void embed_decode(execution& e, const nn::decode_rows& step, matrix_view<const T> table,
@@ -35,7 +35,7 @@ struct row_sublayers : Base {
                                     const nn::self_attention_weights<T>& weights, matrix_view<T> cache,
                                     matrix_view<const float> x, const nn::attention_state<T>& state,
                                     const nn::sublayer_scratch<T>& scratch, matrix_view<float> x_out) {
-    if (!fuses_rows(shape, x.rows))
+    if (!fuses_rows(e, shape, x.rows))
       return Base::self_attention_decode(e, shape, step, weights, cache, x, state, scratch, x_out);
     const index_t inner = shape.inner_dim();
     decode_attention_inputs<T> inputs = nn::detail::decode_inputs<T>(shape, step.self_keys);
@@ -61,7 +61,7 @@ struct row_sublayers : Base {
                                      const nn::cross_key_value<const T>& key_value,
                                      matrix_view<const float> x, const nn::attention_state<T>& state,
                                      const nn::sublayer_scratch<T>& scratch, matrix_view<float> x_out) {
-    if (!fuses_rows(shape, x.rows))
+    if (!fuses_rows(e, shape, x.rows))
       return Base::cross_attention_decode(e, shape, step, weights, key_value, x, state, scratch, x_out);
     decode_attention_inputs<T> inputs = nn::detail::decode_inputs<T>(shape, step.cross_keys);
     inputs.key = key_value.key;
@@ -81,7 +81,7 @@ struct row_sublayers : Base {
                                   const nn::feed_forward_weights<T>& weights, matrix_view<const float> x,
                                   const nn::feed_forward_state<T>& state,
                                   const nn::sublayer_scratch<T>& scratch, matrix_view<float> x_out) {
-    if (!fuses_rows(shape, x.rows))
+    if (!fuses_rows(e, shape, x.rows))
       return Base::feed_forward_decode(e, shape, step, weights, x, state, scratch, x_out);
     project(e, shape, x, weights.norm, weights.wi, {.y = state.hidden, .relu = !shape.gated()});
     matrix_view<T> activated = state.hidden;
@@ -97,8 +97,8 @@ struct row_sublayers : Base {
                                 matrix_view<const T> head, float output_scale, matrix_view<const float> x,
                                 vector_view<float> inverse_rms, matrix_view<T> normed,
                                 const nn::sublayer_scratch<T>& scratch, const Use& use) {
-    if (x.rows > scratch.head_chunk() || !fuses_rows(shape, x.rows) ||
-        row_logits_bytes(sizeof(T), x.cols, x.rows) > current_token_device().shared_bytes) {
+    if (x.rows > scratch.head_chunk() || !fuses_rows(e, shape, x.rows) ||
+        row_logits_bytes(sizeof(T), x.cols, x.rows) > current_device_limits().shared_bytes) {
       return Base::next_token_logits(e, shape, norm, head, output_scale, x, inverse_rms, normed, scratch,
                                      use);
     }

@@ -3,9 +3,9 @@
 // (token_matmul.hpp). Otherwise it is composed from primitive operations (nn/), with cuBLASLt's matmuls.
 //
 // Backward, fused: a norm's gradient is left for the next sublayer (nn/stream_gradient.hpp), whose first
-// product adds it to the gradient of the stream while it reads it. The gradients of a sublayer's weights are
-// one launch on one of three branches, which sublayers take in turn with a set of scratch buffers each; it
-// also takes the gradient of the norm's weight that the sublayer before left.
+// product adds it to the gradient of the stream while it reads it. On one of three branches, which sublayers
+// take in turn with a set of scratch buffers each, the sublayer's input is normed again, and one launch makes
+// the gradients of its weights and that of the norm's weight that the sublayer before left.
 #pragma once
 
 #include <utility>
@@ -37,7 +37,7 @@ namespace detail {
 
 /// Can sublayers of this shape be fused on this GPU?
 [[nodiscard]] inline bool takes_shape(const model_shape& shape) {
-  const index_t shared = current_token_device().shared_bytes;
+  const index_t shared = current_device_limits().shared_bytes;
   const index_t d = shape.d_model;
   const index_t inner = shape.inner_dim();
   const index_t hidden = shape.gated() ? 2 * shape.d_ff : shape.d_ff;

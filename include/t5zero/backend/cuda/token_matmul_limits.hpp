@@ -6,6 +6,7 @@
 #include <array>
 
 #include <t5zero/backend/backend.hpp>
+#include <t5zero/backend/cuda/device_limits.hpp>
 #include <t5zero/core/integers.hpp>
 
 namespace t5zero::cuda {
@@ -57,17 +58,11 @@ struct depth_division {
   return std::max(operands, sums) + exchange;
 }
 
-/// What the choice of a tile depends on.
-struct token_device {
-  int multiprocessors = 0;
-  index_t shared_bytes = 0;  ///< that a block may have
-};
-
 /// The smallest tile whose blocks all run at once, each on a multiprocessor of its own; else the largest.
 /// `group`: blocks along the features come in multiples of it. row_tiles is 0 where no tile fits.
 [[nodiscard]] constexpr token_tile choose_token_tile(index_t rows, index_t cols, transpose weight,
                                                      index_t depth, int parts, int group,
-                                                     const token_device& device) {
+                                                     const device_limits& device) {
   token_tile largest{};
   for (const token_tile tile : token_tiles) {
     if (token_matmul_bytes(tile, weight, depth, parts) > device.shared_bytes) continue;

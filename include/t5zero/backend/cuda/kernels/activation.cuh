@@ -15,10 +15,10 @@
 
 #include <cuda_runtime_api.h>
 
-#include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/row_access.cuh>
 #include <t5zero/backend/cuda/operations.hpp>
+#include <t5zero/core/error.hpp>
 
 namespace t5zero::cuda {
 

@@ -1,7 +1,6 @@
 // One row's attention to its keys, as a block of threads does it in one pass: groups of lanes that span a
 // key's columns take keys in turn and keep a running softmax (Milakov and Gimelshein 2018); the block brings
-// them together at its end. Keys and their names can be read before the query is there. Scores that are not
-// numbers weigh nothing.
+// them together at its end. Keys and their names can be read before the query is there.
 #pragma once
 
 #include <bit>

@@ -123,9 +123,8 @@ void launch_attention_backward(execution& e, const attention_inputs<T>& in, atte
   const auto shared_bytes = [&]<class Blocking>(Blocking) {
     return attention_backward_memory<T, D, Blocking>::bytes(has_bias, reach);
   };
-  auto* const workspace = reinterpret_cast<float*>(
-      e.workspace(attention_workspace_bytes(in.queries.batch, in.queries.max_length, in.keys.max_length,
-                                            in.n_heads, in.d_kv, has_bias ? in.n_buckets : 0)));
+  auto* const workspace = reinterpret_cast<float*>(e.workspace(attention_workspace_bytes(
+      in.queries.batch, in.queries.max_length, in.n_heads, has_bias ? in.n_buckets : 0)));
   choose_blocking<attention_tile<T, D>::row_bytes>(
       longest, std::max(in.queries.tokens, in.keys.tokens), in.queries.batch, in.n_heads, shared_bytes,
       [&]<class Blocking>(Blocking blocking) {

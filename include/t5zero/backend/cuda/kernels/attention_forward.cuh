@@ -14,9 +14,10 @@
 // of 4 x 1024 tokens, 16 heads, fp16 with dropout: 75 us, Philox and the exponentials of 67 million scores.
 #pragma once
 
+#include <cmath>
+
 #include <t5zero/backend/backend.hpp>
 #include <t5zero/backend/cuda/attention_blocking.hpp>
-#include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/attention_sums.cuh>
 #include <t5zero/backend/cuda/kernels/attention_tiles.cuh>
@@ -24,6 +25,7 @@
 #include <t5zero/backend/cuda/kernels/dropout_mask.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/operations.hpp>
+#include <t5zero/core/error.hpp>
 
 namespace t5zero::cuda {
 

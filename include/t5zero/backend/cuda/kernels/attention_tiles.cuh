@@ -11,10 +11,10 @@
 #include <cstdint>
 
 #include <t5zero/backend/backend.hpp>
-#include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/kernels/element.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
 #include <t5zero/backend/cuda/kernels/tensor_core.cuh>
+#include <t5zero/core/error.hpp>
 
 namespace t5zero::cuda::detail {
 

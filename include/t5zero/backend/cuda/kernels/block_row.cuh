@@ -2,6 +2,7 @@
 // among them, stay in the registers of 1024 threads, so that memory is read once; longer rows are read again.
 #pragma once
 
+#include <cmath>
 #include <type_traits>
 
 #include <t5zero/backend/cuda/kernels/row_access.cuh>

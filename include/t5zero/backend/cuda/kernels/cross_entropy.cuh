@@ -16,6 +16,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cmath>
 #include <cstdint>
 
 #include <t5zero/backend/cuda/check.hpp>

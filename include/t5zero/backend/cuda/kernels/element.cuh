@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <concepts>
 #include <cstdint>
 
 #include <t5zero/core/dtype.hpp>

@@ -63,7 +63,7 @@ template <class... Parameters>
   // The same bound for each launch: graphs that hold earlier ones are instantiated under it, too.
   const auto declared = static_cast<index_t>(facts.sharedSizeBytes);
   const auto bound =
-      static_cast<int>(current_token_device().shared_bytes - std::max<index_t>(0, declared - 1024));
+      static_cast<int>(current_device_limits().shared_bytes - std::max<index_t>(0, declared - 1024));
   if (facts.maxDynamicSharedSizeBytes < bound)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bound));
   // A multiprocessor divides its memory into cache and shared memory anew only when it is idle: kernels that

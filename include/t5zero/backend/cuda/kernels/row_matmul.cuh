@@ -397,7 +397,7 @@ void row_matmul(execution& e, const matrix_view<const T>& weight, const Rows& ro
     require(!divided() || takes_clusters(e, kernel), "cuda::row_matmul: the depth needs clusters of blocks");
     const index_t all = ceil_div(weight.rows, index_t{feature_tile});
     const index_t at_once =
-        index_t{blocks_at_once<slabs(), tiles(), Result>} * current_token_device().multiprocessors;
+        index_t{blocks_at_once<slabs(), tiles(), Result>} * current_device_limits().multiprocessors;
     const index_t blocks = Result::takes_many_tiles ? std::min<index_t>(all, at_once) : all;
     using weights = weight_tiles<T, slabs(), Result::takes_many_tiles ? 2 : 1>;
     launch(e, kernel,
@@ -426,10 +426,9 @@ void row_matmul(execution& e, const matrix_view<const T>& weight, const Rows& ro
 }  // namespace detail
 
 template <element T>
-bool row_clusters_work() {
-  static const bool result = detail::takes_clusters(detail::attributes_of(
-      detail::row_matmul_kernel<T, 4, 1, true, detail::plain_rows<T>, detail::sum_result>));
-  return result;
+bool row_clusters_work(const execution& e) {
+  return detail::takes_clusters(
+      e, detail::row_matmul_kernel<T, 4, 1, true, detail::plain_rows<T>, detail::sum_result>);
 }
 
 template <element T>

@@ -19,6 +19,7 @@
 // beams each 3.7 us.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include <t5zero/backend/cuda/execution.hpp>
@@ -234,8 +235,6 @@ __global__ void __launch_bounds__(rank_threads)
 }
 
 inline constexpr int search_threads = 128;
-/// Beams of a sentence that advance_search takes.
-inline constexpr int most_search_beams = 16;
 
 template <int Threads>
 __global__ void __launch_bounds__(Threads)
@@ -347,8 +346,8 @@ template <element T>
 void operations<T>::advance_search(execution& e, const search_arrays& search, matrix_view<const float> scores,
                                    matrix_view<const std::int32_t> ids) {
   require(scores.rows == search.rows() && ids.rows == search.rows() && ids.cols == scores.cols &&
-              scores.cols >= 1 && search.beams > 1 && search.beams <= detail::most_search_beams &&
-              scores.cols <= 2 * detail::most_search_beams,
+              scores.cols >= 1 && search.beams > 1 && search.beams <= most_search_beams &&
+              scores.cols <= 2 * most_search_beams,
           "cuda::advance_search: the shapes do not agree");
   if (search.sentences == 0) return;
   detail::launch(e, detail::advance_search_kernel<detail::search_threads>,

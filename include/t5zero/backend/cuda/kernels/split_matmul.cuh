@@ -27,7 +27,6 @@
 #include <optional>
 #include <type_traits>
 
-#include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/cluster.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
@@ -36,6 +35,7 @@
 #include <t5zero/backend/cuda/kernels/split_tiles.cuh>
 #include <t5zero/backend/cuda/kernels/token_tiles.cuh>
 #include <t5zero/backend/cuda/split_matmul.hpp>
+#include <t5zero/core/error.hpp>
 
 namespace t5zero::cuda {
 
@@ -348,7 +348,7 @@ void launch_split_matmul(execution& e, split_problem problem, split_division div
   const index_t depth = A == operand_layout::depth ? problem.a.cols : problem.a.rows;
   if (division.tile < 0)
     division = choose_split_division(problem.c.rows, problem.c.cols, depth,
-                                     current_token_device().multiprocessors, e.matmul_workspace_bytes());
+                                     current_device_limits().multiprocessors, e.matmul_workspace_bytes());
   require(division.tile < static_cast<int>(split_tiles.size()) && division.parts >= 1 &&
               division.parts <= split_max_parts && division.pieces >= 1 &&
               division.pieces <= split_max_pieces,
@@ -407,7 +407,7 @@ bool has_split_matmul() {
   constexpr int cols = split_tiles[0].cols;
   constexpr auto kernel =
       detail::split_matmul_kernel<cols, detail::operand_layout::depth, detail::operand_layout::depth>;
-  return current_token_device().shared_bytes >= split_shared_bytes &&
+  return current_device_limits().shared_bytes >= split_shared_bytes &&
          detail::takes_warpgroups(detail::attributes_of(kernel));
 }
 
@@ -418,7 +418,7 @@ std::optional<split_division> preferred_split(const execution& e, transpose tran
   if (e.allows_tf32() || !takes_split_matmul(transpose_a, a, transpose_b, b, c)) return {};
   const auto division =
       faster_split_division(c.rows, c.cols, transpose_a == transpose::yes ? a.rows : a.cols,
-                            current_token_device().multiprocessors, e.matmul_workspace_bytes());
+                            current_device_limits().multiprocessors, e.matmul_workspace_bytes());
   return division && has_split_matmul<T>() ? division : std::nullopt;
 }
 

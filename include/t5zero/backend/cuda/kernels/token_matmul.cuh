@@ -20,19 +20,17 @@
 // Deterministic: no atomics; a result's sum depends on the depth alone (token_tiles.cuh). fp32 sums of 16-bit
 // products on tensor cores. No workspace.
 //
-// Predicted on an H200 for 48 tokens of t5-small, fp16, after the kernel before has ended (weights are there:
-// 2 MiB are 0.5 us of the memory, fetched during the kernel before):
-//   norm_matmul  512 -> 2048: 132 blocks, each reads four rows (8 KB): 0.5 us until they are there, 0.2 norm,
-//     0.3 cluster, 0.1 products, 0.2 sums, 0.4 stores and end: 1.7 us
-//   matmul_residual  2048 -> 512: 132 blocks, 16 KB of a each: 0.6 + 0.1 + 0.2 + 0.3 + 0.4: 1.6 us
-//   grad_matmul  512 -> 2048 with a norm behind: three rows in place of one, 24 KB: 2.0 us
-//   plain_matmul  1536 -> 512: as matmul_residual: 1.6 us;  512 -> 512: no cluster: 1.3 us
+// Measured on an H200 for 48 tokens of t5-small, fp16, in a chain of graph nodes that overlap
+// (kernel_bench_cuda), microseconds:
+//   norm_matmul  512 -> 1536: 3.2, 512 -> 2048: 4.7      grad_matmul  512 -> 2048, relu: 5.2
+//   matmul_residual  512 -> 512: 2.4, 2048 -> 512: 4.0   plain_matmul  1536 -> 512: 3.5, 2048 -> 512: 3.9
+// The floor, their weights' bytes, is 0.1 to 0.5: what they take is the chain load, exchange, products, sums
+// and stores.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
-#include <t5zero/backend/cuda/check.hpp>
 #include <t5zero/backend/cuda/execution.hpp>
 #include <t5zero/backend/cuda/kernels/cluster.cuh>
 #include <t5zero/backend/cuda/kernels/grid_overlap.cuh>
@@ -41,6 +39,7 @@
 #include <t5zero/backend/cuda/kernels/token_rows.cuh>
 #include <t5zero/backend/cuda/kernels/token_tiles.cuh>
 #include <t5zero/backend/cuda/token_matmul.hpp>
+#include <t5zero/core/error.hpp>
 
 namespace t5zero::cuda {
 
@@ -200,7 +199,7 @@ void computed_rows_matmul(execution& e, const matrix_view<const T>& weight, cons
   require(depth % 8 == 0 && depth > 0 && depth <= token_max_features && cols % 8 == 0,
           "cuda::token_matmul: more features than a row that is computed may have");
   const token_tile tile =
-      choose_token_tile(row_count, cols, Weight, depth, 1, token_row_cluster, current_token_device());
+      choose_token_tile(row_count, cols, Weight, depth, 1, token_row_cluster, current_device_limits());
   with_token_block<Weight>(tile, [&](auto block) {
     using block_type = decltype(block);
     launch(e, computed_rows_kernel<block_type, T, Rows, Result>,
@@ -221,7 +220,7 @@ void copied_rows_matmul(execution& e, const matrix_view<const T>& a, const matri
           "cuda::token_matmul: features are not multiples of 8");
   const depth_division division = depth_division::of(a.cols);
   const token_tile tile =
-      choose_token_tile(a.rows, cols, Weight, division.depth, division.parts, 1, current_token_device());
+      choose_token_tile(a.rows, cols, Weight, division.depth, division.parts, 1, current_device_limits());
   const index_t bytes = token_matmul_bytes(tile, Weight, division.depth, division.parts);
   const index_t exchange_at = token_matmul_bytes(tile, Weight, division.depth, 1);
   with_token_block<Weight>(tile, [&](auto block) {
