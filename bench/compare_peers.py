@@ -132,7 +132,7 @@ class comparison:
                     self.add(work, ours, peers)
             if self.arguments.engine and work in ENGINE:
                 peers["DeepSpeed"] = [self.peer(
-                    "engine", model=model, precision=precision, batch=batch, prefix=prefix, steps=min(count, 20),
+                    "engine", model=model, precision=precision, batch=batch, prefix=prefix, steps=count,
                     warm_up=4, config=os.path.join(CONFIGS, ENGINE[work]))]
                 self.add(work, ours, peers)
 
@@ -283,17 +283,19 @@ def save(path, row):
         file.write("[\n" + ",\n".join("  " + json.dumps(row) for row in rows.values()) + "\n]\n")
 
 
+def lacks_compiled(row):
+    """Was a GPU's step timed without the peer that is the fastest there?"""
+    is_gpu_step = (row["device"] or "").startswith("NVIDIA") and not row["work"].startswith("generate")
+    return is_gpu_step and not any("compiled" in peer for peer in row["peers"])
+
+
 def fastest_peer(row):
-    """Its name. Of a step, torch.compile may not have been timed: then that is said."""
-    name = row["peer"] or ""
-    if name and not row["work"].startswith("generate") and not any("compiled" in peer for peer in row["peers"]):
-        name += " (compiled: not timed)"
-    return name
+    return row["peer"] + " (compiled: not timed)" * lacks_compiled(row) if row["peer"] else ""
 
 
 def times_faster(row):
-    """Than the fastest peer; empty where that may not have been timed."""
-    return f"{row['peer_ms'] / row['ms']:.1f}" if row["peer"] and "not timed" not in fastest_peer(row) else ""
+    """Than the fastest peer; empty where that was not timed."""
+    return f"{row['peer_ms'] / row['ms']:.1f}" if row["peer"] and not lacks_compiled(row) else ""
 
 
 def print_table(path):
@@ -343,7 +345,7 @@ def main():
     parser.add_argument("--only", nargs="*", help="words of the names of works; without it all")
     parser.add_argument("--engine", action="store_true", help="DeepSpeed, too")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=0, help="timed steps of a process")
+    parser.add_argument("--steps", type=int, default=0, help="timed steps of a process; at most the sentences divided by the batch")
     parser.add_argument("--rounds", type=int, default=0, help="processes of each side; 3 on the CPU, 1 on a GPU")
     parser.add_argument("--results", help="JSON file that takes the rows in")
     parser.add_argument("--plot", help="image of the loss curves; the losses lie beside it as JSON and are added to")

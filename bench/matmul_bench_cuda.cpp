@@ -34,10 +34,10 @@ struct product {
   bool wide_result;  ///< fp32 whatever the operands are
 };
 
-/// Microseconds as JSON; `nothing` where they were not measured.
-std::string in_json(std::optional<double> microseconds) {
+/// A number as JSON; null where there is none.
+std::string in_json(std::optional<double> number) {
   char digits[32] = "null";
-  if (microseconds) std::snprintf(digits, sizeof(digits), "%.2f", *microseconds);
+  if (number) std::snprintf(digits, sizeof(digits), "%.2f", *number);
   return digits;
 }
 
@@ -189,6 +189,7 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
     }
     const double flops = 2.0 * static_cast<double>(work.rows) * static_cast<double>(work.cols) *
                          static_cast<double>(work.depth);
+    const auto tflops = best ? std::optional(flops / *best / 1e6) : std::nullopt;
     std::optional<double> flops_us;
     std::optional<double> bytes_us;
     if (const auto known = t5zero_bench::ceilings_of(t5zero_bench::gpu_machine().name())) {
@@ -197,10 +198,10 @@ void measure(const product& work, bool tf32, int wanted, cublasComputeType_t emu
     }
     std::printf(
         "{\"product\": \"%s\", \"rows\": %lld, \"cols\": %lld, \"depth\": %lld, \"first_us\": %s, "
-        "\"best_us\": %s, \"best\": %d, \"of\": %d, \"tflops\": %.1f, \"flops_us\": %s, \"bytes_us\": %s}\n",
+        "\"best_us\": %s, \"best\": %d, \"of\": %d, \"tflops\": %s, \"flops_us\": %s, \"bytes_us\": %s}\n",
         work.name, static_cast<long long>(work.rows), static_cast<long long>(work.cols),
         static_cast<long long>(work.depth), in_json(first).c_str(), in_json(best).c_str(), best_at, count,
-        best ? flops / *best / 1e6 : 0.0, in_json(flops_us).c_str(), in_json(bytes_us).c_str());
+        in_json(tflops).c_str(), in_json(flops_us).c_str(), in_json(bytes_us).c_str());
   }
   if constexpr (std::same_as<T, float>) {
     if (!tf32 && emulation == CUBLAS_COMPUTE_32F)

@@ -62,20 +62,17 @@ void measure(const t5zero::tokenized_dataset& data, const step_work& work, const
   // Every shape is seen twice before anything is timed: a graph is captured at its second use.
   const index_t warm_up = 2 * work.steps;
   auto last = std::chrono::steady_clock::now();
+  index_t results = 0;
   const auto read_result = [&] {
     loss = trainer.next_result().losses.front();
     const auto now = std::chrono::steady_clock::now();
-    milliseconds.push_back(std::chrono::duration<double, std::milli>(now - last).count());
+    if (results++ >= warm_up)
+      milliseconds.push_back(std::chrono::duration<double, std::milli>(now - last).count());
     last = now;
   };
-  // Behind each timed step others are in flight, behind the last one too.
+  // Behind each timed step as many are in flight as the backend allows, behind the last one too.
   const index_t timed_end = warm_up + work.steps;
   for (index_t step = 0; step < timed_end + trainer.updates_in_flight - 1; ++step) {
-    if (step == warm_up) {
-      while (trainer.outstanding() > 0) read_result();
-      milliseconds.clear();
-      last = std::chrono::steady_clock::now();
-    }
     batch.fill(data, examples_of(step), 0);
     if (step >= warm_up && step < timed_end) {
       source_tokens += batch.view().source.tokens;

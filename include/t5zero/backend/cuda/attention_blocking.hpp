@@ -72,7 +72,7 @@ void choose_blocking(index_t max_rows, index_t tokens, index_t sequences, index_
   if (shared_bytes(spread) > limit) {
     throw capacity_error("the CUDA backend: attention with the relative biases of these distances takes " +
                          std::to_string(shared_bytes(spread)) +
-                         " bytes of shared memory a block, and this GPU has " + std::to_string(limit) +
+                         " bytes of shared memory a block, of which this GPU gives " + std::to_string(limit) +
                          ": use shorter sequences, a model with a smaller relative_attention_max_distance, "
                          "another GPU or the CPU");
   }

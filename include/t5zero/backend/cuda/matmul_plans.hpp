@@ -92,17 +92,27 @@ class matmul_plans {
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, p.alignment_c);
     cublasLtMatmulHeuristicResult_t found{};
     int count = 0;
-    check(cublasLtMatmulAlgoGetHeuristic(handle, operation, plan.a.get(), plan.b.get(), plan.c.get(),
-                                         plan.c.get(), preference.get(), 1, &found, &count));
-    if (count == 0) {
-      throw device_error("cuBLASLt has no algorithm for a product of " + std::to_string(p.rows) + " x " +
-                         std::to_string(p.cols) + " over " + std::to_string(p.depth) + " (element types " +
-                         std::to_string(p.type_a) + ", " + std::to_string(p.type_b) + " and " +
-                         std::to_string(p.type_c) + " of cudaDataType_t) with " +
-                         std::to_string(workspace_bytes) + " bytes of workspace");
-    }
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(handle, operation, plan.a.get(), plan.b.get(), plan.c.get(),
+                                       plan.c.get(), preference.get(), 1, &found, &count);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) check(status);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || count == 0)
+      throw device_error(no_algorithm(p, workspace_bytes));
     plan.algorithm = found.algo;
     return plan;
+  }
+
+  [[nodiscard]] static std::string no_algorithm(const matmul_problem& p, index_t workspace_bytes) {
+    const auto operand = [](const char* name, cudaDataType_t type, index_t stride, std::uint32_t alignment) {
+      return std::string(name) + " of type " + std::to_string(type) + ", stride " + std::to_string(stride) +
+             ", aligned to " + std::to_string(alignment) + " bytes";
+    };
+    return "cuBLASLt " + std::to_string(cublasLtGetVersion()) + " has no algorithm for a product of " +
+           std::to_string(p.rows) + " x " + std::to_string(p.cols) + " over " + std::to_string(p.depth) +
+           " (" + operand("a", p.type_a, p.stride_a, p.alignment_a) + "; " +
+           operand("b", p.type_b, p.stride_b, p.alignment_b) + "; " +
+           operand("c", p.type_c, p.stride_c, p.alignment_c) + "; types as in cudaDataType_t) with " +
+           std::to_string(workspace_bytes) + " bytes of workspace: try another version of the CUDA toolkit";
   }
 
   std::map<std::pair<matmul_problem, index_t>, matmul_plan> plans_;

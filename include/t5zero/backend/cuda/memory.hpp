@@ -66,9 +66,9 @@ struct pinned_memory {
     const cudaError_t status = cudaHostAlloc(&data, static_cast<std::size_t>(bytes), cudaHostAllocPortable);
     if (status == cudaErrorMemoryAllocation) {
       (void)cudaGetLastError();
-      throw capacity_error(
-          "the system cannot lock " + std::to_string(bytes) +
-          " bytes of host memory: free some, use a smaller batch or shorter sequences, or raise `ulimit -l`");
+      throw capacity_error("the system cannot lock " + std::to_string(bytes) +
+                           " bytes of host memory: free some, use a smaller batch or shorter sequences, or "
+                           "raise the container's memory limit");
     }
     check(status);
     std::memset(data, 0, static_cast<std::size_t>(bytes));
