@@ -1,6 +1,7 @@
 // One split of the data through the trainer, by the options of a run: its figures and how they are told.
 #pragma once
 
+#include <cmath>
 #include <cstdio>
 #include <iostream>
 #include <string>
@@ -80,6 +81,15 @@ class split_evaluator {
   if (!chosen.do_train) all.set(split + "_model_preparation_time", python_round(preparation_time, 4));
   if (chosen.do_train && split == "eval") all.set("epoch", epoch);
   return all;
+}
+
+/// What to say of a split's loss that is no number; else empty.
+[[nodiscard]] inline std::string warning_of_loss(const std::string& split, const evaluation_result& result) {
+  const double* const loss = result.find("loss");
+  if (loss == nullptr || std::isfinite(*loss)) return "";
+  return "warning: " + split + "_loss is " + python_repr(*loss) +
+         ": no label counts, or the model's numbers are not finite. Are its weights whole? A model that does "
+         "not fit fp16's range is evaluated in bf16 or fp32";
 }
 
 /// BLEU and chrF with their signatures, if there are references.

@@ -337,6 +337,8 @@ class translation_job {
     log_entry entry{state.global_step, state.epochs_done, {}};
     for (const auto& [key, value] : result.values) entry.values.emplace_back("eval_" + key, value);
     bar.print_above(log_line(entry));
+    const std::string warning = warning_of_loss("eval", result);
+    if (!warning.empty()) bar.print_above(warning, std::cerr);
     tracker_.track(entry);
     state.history.entries.push_back(std::move(entry));
     // Weights that were not trained are no candidate for the best model (transformers calls _evaluate alone).
@@ -351,10 +353,16 @@ class translation_job {
     return evaluation_outcome::best;
   }
 
+  static void warn_of_loss(const std::string& split, const evaluation_result& result) {
+    const std::string warning = warning_of_loss(split, result);
+    if (!warning.empty()) std::cerr << warning << "\n";
+  }
+
   void evaluate_at_end() {
     std::cerr << "*** Evaluate ***\n";
     const evaluation_result result =
         evaluator().at_end("eval", *in_->validation_data, /*has_references=*/true);
+    warn_of_loss("eval", result);
     const metrics all = metrics_of_split(chosen_, "eval", result, preparation_time_, epoch_);
     // As Trainer.evaluate logs it; without a training there is no epoch.
     log_entry entry{global_step_, epoch_, {}};
@@ -375,6 +383,7 @@ class translation_job {
                 << "\": no loss and no BLEU are computed\n";
     }
     const evaluation_result result = evaluator().at_end("predict", *in_->test_data, in_->test_has_references);
+    warn_of_loss("predict", result);
     const metrics all = metrics_of_split(chosen_, "predict", result, preparation_time_, epoch_);
     documents_.add("predict", result, *in_->test_data, in_->text);
     print_scores(result);
