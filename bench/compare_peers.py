@@ -345,7 +345,8 @@ def main():
     parser.add_argument("--only", nargs="*", help="words of the names of works; without it all")
     parser.add_argument("--engine", action="store_true", help="DeepSpeed, too")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=0, help="timed steps of a process; at most the sentences divided by the batch")
+    parser.add_argument("--steps", type=int, default=0,
+                        help="timed steps of a process; at most the sentences divided by the batch")
     parser.add_argument("--rounds", type=int, default=0, help="processes of each side; 3 on the CPU, 1 on a GPU")
     parser.add_argument("--results", help="JSON file that takes the rows in")
     parser.add_argument("--plot", help="image of the loss curves; the losses lie beside it as JSON and are added to")
